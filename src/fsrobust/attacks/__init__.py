@@ -1,0 +1,43 @@
+"""Attacks by name, with the settings of the literature. A new attack is one file and one row of ATTACKS."""
+
+from collections.abc import Callable
+from typing import Final
+
+from fsrobust.attacks.balls import L2 as L2
+from fsrobust.attacks.balls import Ball as Ball
+from fsrobust.attacks.balls import Linf as Linf
+from fsrobust.attacks.balls import make_ball as make_ball
+from fsrobust.attacks.base import Attack as Attack
+from fsrobust.attacks.base import Search as Search
+from fsrobust.attacks.base import perturb as perturb
+from fsrobust.attacks.base import search as search
+from fsrobust.attacks.gradient import PGD as PGD
+from fsrobust.attacks.probe import Probe as Probe
+from fsrobust.types import unknown_name
+
+ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
+    # the paper's white-box settings: no random start, one run, last iterate, step eps/10
+    "fgsm": lambda ball: PGD(ball, steps=1, step_size=ball.eps),
+    "pgd20": lambda ball: PGD(ball, steps=20, step_size=ball.eps / 10),
+    "pgd100": lambda ball: PGD(ball, steps=100, step_size=ball.eps / 10),
+    "cw": lambda ball: PGD(ball, steps=30, step_size=ball.eps / 10, loss="cw"),
+    # the usual training attack, also the one that picks the best checkpoint
+    "pgd10": lambda ball: PGD(ball, steps=10, step_size=ball.eps / 4, random_start=True),
+}
+
+SUITES: Final[dict[str, tuple[str, ...]]] = {"whitebox": ("fgsm", "pgd20", "pgd100", "cw")}
+"""Names that stand for several attacks."""
+
+
+def make_attack(name: str, ball: Ball) -> Attack:
+    """Return a row of ATTACKS, on ``ball``.
+
+    >>> make_attack("pgd20", Linf(0.5)).step_size
+    0.05
+
+    Raises:
+        InputError: no such attack; the message names the nearest.
+    """
+    if name not in ATTACKS:
+        raise unknown_name("attack", name, ATTACKS)
+    return ATTACKS[name](ball)

@@ -1,0 +1,177 @@
+"""The one gate around every attack: what is checked, restored and decided here, no attack has to remember."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from fsrobust.attacks.balls import Ball
+from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
+from fsrobust.seeding import Noise
+from fsrobust.types import Flags, Ids, Images, InputError, Labels, Logits
+
+_SLACK: Final = 1e-6  # a few float32 roundings at pixel scale
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """A frozen value that turns images into adversarial ones; the model is an argument.
+
+    ``family`` names the attack's noise: two attacks of one family that differ in length share their starts.
+    """
+
+    family: ClassVar[str]
+
+    @property
+    def ball(self) -> Ball:
+        """Where the attack may search."""
+
+    def run(self, probe: Probe, x: Images, y: Labels, noise: Noise) -> Images:
+        """Return the last iterate. The gate has checked everything and will check the result."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What one attack found on one batch.
+
+    ``last``: the last iterate. ``witness``: an iterate that fooled, else the last one. ``fooled_last`` and
+    ``fooled_any`` are verdicts in IEEE float32 on exactly these images; ``path[t]`` says which samples the
+    t-th query of the search misclassified. Counts are in samples.
+    """
+
+    last: Images
+    witness: Images
+    fooled_last: Flags
+    fooled_any: Flags
+    predicted: Labels
+    path: list[Flags]
+    forwards: int
+    backwards: int
+
+
+@dataclass
+class _Witness:
+    """Watches a search: remembers the first iterate of each sample that fooled, and who was fooled when."""
+
+    x: Images
+    y: Labels
+    images: Images = field(init=False)
+    found: Flags = field(init=False)
+    path: list[Flags] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.images = self.x.clone()
+        self.found = torch.zeros_like(self.y, dtype=torch.bool)
+
+    def __call__(self, x: Images, logits: Logits) -> None:
+        fooled = logits.argmax(1) != self.y
+        news = fooled & ~self.found
+        self.images = torch.where(news[:, None, None, None], x, self.images)
+        self.found |= fooled
+        self.path.append(fooled)
+
+
+def perturb(
+    attack: Attack,
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    *,
+    ids: Ids | None = None,
+    seed: int = 0,
+) -> Images:
+    """Return adversarial images: the attack's last iterate, detached, in the ball and in [0, 1].
+
+    The model is attacked in eval mode with frozen parameters; modes, gradients and ``requires_grad`` are as
+    before afterwards, and a surrounding ``no_grad`` or ``inference_mode`` does no harm. All randomness is a
+    function of (seed, id, attack), ids being 0, 1, 2, … unless given.
+
+    Raises:
+        InputError: images that are not float NCHW in [0, 1], labels that do not fit them or the model, an
+            output that is not logits, or logits that do not depend on the pixels by gradient.
+    """
+    ids = torch.arange(len(x)) if ids is None else ids
+    _check_batch(x, y, ids)
+    with under_attack(model), ieee_fp32():
+        # an inference tensor cannot enter autograd; its clone outside inference mode can
+        x, y = x.detach().clone(), y.clone()
+        probe = Probe(model)
+        _check_labels(probe.logits(x[:1]), y)
+        return _run(attack, probe, x, y, ids.to(x.device), seed)
+
+
+def search(
+    attack: Attack, model: nn.Module, x: Images, y: Labels, *, ids: Ids, seed: int = 0
+) -> Search:
+    """Attack as ``perturb`` does, and say who was fooled: by the last iterate, and by any.
+
+    Raises:
+        InputError: as ``perturb``; also logits that are not finite.
+    """
+    _check_batch(x, y, ids)
+    with under_attack(model), ieee_fp32():
+        x, y = x.detach().clone(), y.clone()
+        _check_labels(Probe(model).logits(x[:1]), y)
+        witness = _Witness(x, y)
+        probe = Probe(model, watch=witness)
+        last = _run(attack, probe, x, y, ids.to(x.device), seed)
+        probe.watch = None
+        predicted = predict(probe, last)
+        best = torch.where(witness.found[:, None, None, None], witness.images, last)
+        fooled_any = (predicted != y) | (predict(probe, best) != y)
+    return Search(
+        last=last,
+        witness=best,
+        fooled_last=predicted != y,
+        fooled_any=fooled_any,
+        predicted=predicted,
+        path=witness.path,
+        forwards=probe.forwards,
+        backwards=probe.backwards,
+    )
+
+
+def predict(probe: Probe, x: Images) -> Labels:
+    """Return the predicted classes.
+
+    Raises:
+        InputError: logits that are not finite: no verdict can rest on them.
+    """
+    logits = probe.logits(x)
+    if not torch.isfinite(logits).all():
+        raise InputError("Expected finite logits, but the model gives NaN or infinity")
+    return logits.argmax(1)
+
+
+def _run(attack: Attack, probe: Probe, x: Images, y: Labels, ids: Ids, seed: int) -> Images:
+    adversarial = attack.run(probe, x, y, Noise.of(ids, seed, attack.family)).detach()
+    reach = attack.ball.eps * (1 + _SLACK) + _SLACK
+    if not bool((attack.ball.distance(adversarial, x) <= reach).all()):
+        raise RuntimeError(f"{attack} left its ball (or met NaN): distance above {attack.ball.eps}")
+    if adversarial.min() < 0 or adversarial.max() > 1:
+        raise RuntimeError(f"{attack} left the pixel range [0, 1]")
+    return adversarial
+
+
+def _check_batch(x: Images, y: Labels, ids: Ids) -> None:
+    if x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
+        raise InputError(f"Expected float images [B, C, H, W], but got {x.dtype} {list(x.shape)}")
+    if not len(x) == len(y) == len(ids):
+        raise InputError(
+            f"Expected one label and id per image, but got {len(y)}, {len(ids)}, {len(x)}"
+        )
+    low, high = x.min().item(), x.max().item()
+    if not (low >= 0 and high <= 1):  # written so that NaN fails
+        raise InputError(
+            f"Expected pixels in [0, 1], but got [{low:.3g}, {high:.3g}]; normalise inside the model"
+        )
+
+
+def _check_labels(logits: Logits, y: Labels) -> None:
+    classes = logits.shape[1]
+    if y.dtype != torch.int64 or not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise InputError(
+            f"Expected int64 labels in [0, {classes}) as the model has {classes} classes, "
+            f"but got {y.dtype} in [{int(y.min())}, {int(y.max())}]"
+        )

@@ -1,0 +1,56 @@
+"""FGSM, PGD and C&W: steepest ascent inside a ball (Goodfellow et al., 2015; Madry et al., 2018)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fsrobust.attacks.balls import Ball
+from fsrobust.attacks.losses import LOSSES
+from fsrobust.attacks.probe import Probe
+from fsrobust.seeding import Noise
+from fsrobust.types import Images, InputError, Labels, unknown_name
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent: ``steps`` times step, project to the ball, clamp to [0, 1].
+
+    ``step_size`` is in the ball's norm and in units of pixels in [0, 1]. With ``random_start`` each restart
+    begins at a uniform draw from the ball; of several restarts a sample keeps the first that fooled it.
+    """
+
+    ball: Ball
+    steps: int
+    step_size: float
+    loss: str = "ce"
+    random_start: bool = False
+    restarts: int = 1
+    family: ClassVar[str] = "pgd"
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise unknown_name("loss", self.loss, LOSSES)
+        if self.steps < 1 or self.restarts < 1 or not self.step_size >= 0:
+            raise InputError(f"Expected steps, restarts ≥ 1 and step_size ≥ 0, but got {self}")
+
+    def run(self, probe: Probe, x: Images, y: Labels, noise: Noise) -> Images:
+        """Return the last iterate of the restart that fooled, else of the last restart."""
+        adversarial = self.climb(probe, x, y, self.start(x, noise.fold(0)))
+        for restart in range(1, self.restarts):
+            lost = probe.logits(adversarial).argmax(1) == y
+            again = self.climb(probe, x, y, self.start(x, noise.fold(restart)))
+            adversarial = torch.where(lost[:, None, None, None], again, adversarial)
+        return adversarial
+
+    def start(self, x: Images, noise: Noise) -> Images:
+        """Return where the ascent begins."""
+        return self.ball.sample(x, noise) if self.random_start else x
+
+    def climb(self, probe: Probe, x: Images, y: Labels, x_adv: Images) -> Images:
+        """Return the last iterate of one ascent from ``x_adv``."""
+        loss = LOSSES[self.loss]
+        for _ in range(self.steps):
+            gradient, _ = probe.gradient(x_adv, lambda logits: loss(logits, y))
+            x_adv = self.ball.project(self.ball.ascend(x_adv, gradient, self.step_size), x)
+        return x_adv

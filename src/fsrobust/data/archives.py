@@ -1,0 +1,180 @@
+"""Unpack what came from elsewhere, archives and pickles, so that it can do no harm."""
+
+import codecs
+import io
+import lzma
+import os
+import pickle
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import numpy as np
+
+from fsrobust.types import InputError
+
+# what the standard library raises for bad bytes in an archive, OSErrors without a number apart
+_DAMAGE: Final = (
+    tarfile.TarError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    OverflowError,
+    ValueError,
+)
+
+
+def extract(
+    archive: Path, destination: Path, *, max_bytes: int = 4 * 2**30, max_members: int = 200_000
+) -> None:
+    """Unpack a tar file, compressed or not, as the folder ``destination``, wholly or not at all.
+
+    The files appear under a hidden sibling first; one rename puts them in place of whatever was
+    there. What a killed call left is cleared by the next one. One process at a time.
+
+    Raises:
+        InputError: The archive is damaged, is larger than the limits, or holds anything but plain
+            files and folders inside the destination.
+        OSError: The disk is full or may not be written.
+    """
+    partial = destination.with_name(f".{destination.name}.partial")
+    old = destination.with_name(f".{destination.name}.old")
+    try:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with _damage_named(archive), tarfile.open(archive) as tar:
+            _unpack(tar, partial, max_bytes, max_members)
+            _check_end(tar, max_bytes)
+        if destination.exists():
+            os.replace(destination, old)
+        os.replace(partial, destination)
+    finally:
+        for folder in (partial, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _damage_named(archive: Path) -> Iterator[None]:
+    """Turn what a broken archive makes the standard library raise into one sentence."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error} in {archive}; fetch the official archive again") from error
+    except OSError as error:
+        # Decompressors raise bare OSErrors for bad bytes; one with a number is the disk's own trouble.
+        if error.errno is not None:
+            raise
+        raise InputError(_damaged(archive, error)) from error
+    except _DAMAGE as error:
+        raise InputError(_damaged(archive, error)) from error
+
+
+def _damaged(archive: Path, error: Exception) -> str:
+    return (
+        f"Expected a whole tar file, but got a damaged archive {archive} ({error}); fetch it again"
+    )
+
+
+def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int, max_members: int) -> None:
+    """Write every member below ``folder``, with our own permissions, owner and times."""
+    total = 0
+    for count, member in enumerate(tar, start=1):
+        total += member.size
+        if count > max_members or total > max_bytes:
+            raise InputError(
+                f"Expected at most {max_members} members and {max_bytes} bytes, "
+                f"but got {count} members and {total} bytes"
+            )
+        path = folder / _safe_name(member)
+        if member.isdir():
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = tar.extractfile(member)
+        assert source is not None, "tarfile yields a reader for every regular member"
+        try:
+            with source, path.open("xb") as target:
+                shutil.copyfileobj(source, target)
+        except FileExistsError as error:
+            raise InputError(
+                f"Expected every member once, but got {member.name!r} twice"
+            ) from error
+
+
+def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
+    """Return the member's relative path, or refuse it.
+
+    Python's own filters came with 3.11.4 and have had holes since, so nothing depends on them.
+    """
+    if not (member.isreg() or member.isdir()) or member.size < 0:
+        kind = "a link" if member.issym() or member.islnk() else "a device or an unknown kind"
+        raise InputError(f"Expected only files and folders, but got {kind}, {member.name!r},")
+    path = PurePosixPath(member.name)
+    foreign = any(letter in member.name for letter in "\\:\0")  # separators and drives elsewhere
+    if path.is_absolute() or ".." in path.parts or foreign or (member.isreg() and not path.parts):
+        raise InputError(f"Expected paths inside the archive's folder, but got {member.name!r}")
+    return path
+
+
+def _check_end(tar: tarfile.TarFile, max_bytes: int) -> None:
+    """Refuse an archive without its end mark or with a wrong checksum.
+
+    tarfile takes a broken header after the first member for the end, and gzip compares its checksum
+    only when somebody reads to the last byte.
+    """
+    assert tar.fileobj is not None, "an archive opened by name has a file"
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("a broken header")
+    if tar.fileobj.tell() - tar.offset < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("no end mark")
+    rest = 0
+    while block := tar.fileobj.read(2**20):
+        rest += len(block)
+        if rest > max_bytes:
+            raise InputError(f"Expected at most {max_bytes} bytes, but got more after the end mark")
+
+
+def unpickle(content: bytes) -> Any:
+    """Return the arrays of numbers and the containers that a pickle of Python 2 or 3 holds.
+
+    Python 2's texts come back as bytes. The caller names the file when this raises, as a broken
+    pickle may raise nearly any exception.
+
+    >>> unpickle(pickle.dumps({"labels": [6, 9]}))
+    {'labels': [6, 9]}
+
+    Raises:
+        pickle.UnpicklingError: The pickle asks for anything else; none of it is imported or run.
+    """
+    return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+
+
+def _dtype(spec: str | bytes, *flags: object) -> Any:
+    # Python 2 pickled the flags as 0 and 1, of which numpy ≥ 2.4 complains.
+    return np.dtype(spec.decode() if isinstance(spec, bytes) else spec, *map(bool, flags))
+
+
+# numpy names this function privately, and otherwise in each version; an array knows it.
+_RECONSTRUCT: Final[Any] = np.empty(0).__reduce__()[0]
+_ALLOWED: Final[dict[tuple[str, str], Any]] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): codecs.encode,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """An unpickler that knows numpy's arrays and imports nothing."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"a call of {module}.{name}")
+        return _ALLOWED[module, name]

@@ -1,0 +1,319 @@
+"""Read images and labels from the files that people have: official batches, npz files, folders.
+
+Every reader returns `Samples` or raises an `InputError` that names the file. Nothing read is trusted.
+"""
+
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from fsrobust.data.archives import unpickle
+from fsrobust.types import InputError
+
+Split: TypeAlias = Literal["train", "test"]
+Bytes: TypeAlias = UInt8[np.ndarray, "N C H W"]
+Numbers: TypeAlias = Int64[np.ndarray, " N"]
+
+DIGITS_CLASSES: Final = tuple("0123456789")
+CIFAR10_CLASSES: Final = tuple(
+    "airplane automobile bird cat deer dog frog horse ship truck".split()
+)
+_SPLITS: Final[tuple[Split, ...]] = ("train", "test")
+_MAX_CLASSES: Final = 2**16  # a larger label is an identifier or an overflow, not a class
+_FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
+_UNREAD_FORMATS: Final = (".tif", ".tiff", ".gif", ".jp2", ".avif", ".heic")
+_NPZ_NAMES: Final = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))  # Keras' names, MedMNIST's names
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """One split as read: uint8 images, int64 labels and identities, and the names of the classes."""
+
+    images: Bytes
+    labels: Numbers
+    ids: Numbers
+    class_names: tuple[str, ...]
+
+
+@contextmanager
+def _reading(file: Path, expected: str) -> Iterator[None]:
+    """Name the file in whatever its library raises."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # broken bytes make numpy, pickle and Pillow raise nearly anything
+        got = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(
+            f"Expected {expected} in {file}, but got {got}; replace the file"
+        ) from error
+
+
+def _labels(where: str, y: np.ndarray, classes: int = _MAX_CLASSES) -> Numbers:
+    """Return labels as int64 [N]; a column [N, 1] is taken for [N]."""
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim != 1 or y.size == 0 or y.dtype.kind not in "iu":
+        raise InputError(
+            f"Expected one whole number per image as labels in {where}, "
+            f"but got {y.dtype} of shape {y.shape}; number the classes from 0"
+        )
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"Expected labels from 0 to {classes - 1} in {where}, "
+            f"but got {low if low < 0 else high}; number the classes from 0"
+        )
+    return y.astype(np.int64)
+
+
+# --- digits and CIFAR-10 ---
+
+
+def read_digits(_files: Sequence[Path], split: Split) -> Samples:
+    """Return scikit-learn's 8 × 8 digits, greys 0…16 stretched to 0…255; every fifth one is test."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    ids = np.arange(len(digits.target))
+    ids = ids[(ids % 5 == 0) == (split == "test")]
+    images = np.rint(digits.images[ids, None] * (255 / 16)).astype(np.uint8)
+    return Samples(images, digits.target[ids].astype(np.int64), ids, DIGITS_CLASSES)
+
+
+def read_cifar10(files: Sequence[Path], _split: Split) -> Samples:
+    """Return the records of CIFAR-10's batches, binary (``.bin``) or pickled, in order.
+
+    A batch may hold any number of whole records.
+
+    Raises:
+        InputError: A file cannot be read, holds part of a record, or a label above 9.
+    """
+    batches = [
+        _binary_batch(file) if file.suffix == ".bin" else _pickled_batch(file) for file in files
+    ]
+    images = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
+    labels = np.concatenate([labels for _, labels in batches])
+    return Samples(images, labels, np.arange(len(labels)), CIFAR10_CLASSES)
+
+
+def _binary_batch(file: Path) -> tuple[np.ndarray, Numbers]:
+    """Return pixels uint8 [n, 3072] and labels [n]: a record is a label byte, then three planes."""
+    with _reading(file, "a CIFAR-10 batch"):
+        content = file.read_bytes()
+    if not content or len(content) % 3073:
+        raise InputError(
+            f"Expected whole records of 3073 bytes in {file}, "
+            f"but got {len(content)} bytes; replace the file"
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
+    return records[:, 1:], _labels(str(file), records[:, 0], 10)
+
+
+def _pickled_batch(file: Path) -> tuple[np.ndarray, Numbers]:
+    """Return pixels uint8 [n, 3072] and labels [n] of a batch pickled by Python 2 or 3."""
+    with _reading(file, "a pickled CIFAR-10 batch"):
+        batch = unpickle(file.read_bytes())
+        images, labels = batch[b"data"], _labels(str(file), np.asarray(batch[b"labels"]), 10)
+    expected = (len(labels), 3072)
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != expected:
+        got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
+        raise InputError(
+            f"Expected data of type uint8 and shape {expected} in {file}, "
+            f"but got {got.strip()}; replace the file"
+        )
+    return images, labels
+
+
+# --- npz files ---
+
+
+def read_npz(file: Path, split: Split) -> Samples:
+    """Return one split of a numpy file with ``x_train y_train x_test y_test`` (or MedMNIST's names).
+
+    Images are uint8, or floats k/255, as [N, C, H, W], [N, H, W, C] or grey [N, H, W]. The optional
+    ``class_names`` are text; without them there are as many classes as the largest label says.
+
+    Raises:
+        InputError: An array is missing, or is not what its name says.
+    """
+    if not zipfile.is_zipfile(file):
+        got = "something else" if file.is_file() else "no such file"
+        raise InputError(f"Expected a numpy .npz file at {file}, but got {got}; use numpy.savez")
+    with (
+        _reading(file, "numpy arrays without pickled objects"),
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        x, y = _npz_names(file, arrays.files)
+        labels = {
+            part: _labels(f"{file}:{y.format(part)}", arrays[y.format(part)]) for part in _SPLITS
+        }
+        classes = 1 + max(int(values.max()) for values in labels.values())
+        names = (
+            arrays["class_names"]
+            if "class_names" in arrays.files
+            else np.arange(classes).astype(str)
+        )
+        where = f"{file}:{x.format(split)}"
+        images = _as_bytes(where, _as_nchw(where, arrays[x.format(split)]))
+    if names.dtype.kind != "U" or names.ndim != 1 or len(names) < classes:
+        raise InputError(
+            f"Expected {classes} texts as class_names in {file}, "
+            f"but got {names.dtype} of shape {names.shape}"
+        )
+    if len(images) != len(labels[split]):
+        raise InputError(
+            f"Expected one label per image in {where}, "
+            f"but got {len(images)} images and {len(labels[split])} labels"
+        )
+    return Samples(images, labels[split], np.arange(len(images)), tuple(map(str, names)))
+
+
+def _npz_names(file: Path, found: Sequence[str]) -> tuple[str, str]:
+    for pair in _NPZ_NAMES:
+        if {name.format(split) for name in pair for split in _SPLITS} <= set(found):
+            return pair
+    raise InputError(
+        f"Expected arrays x_train, y_train, x_test and y_test in {file}, "
+        f"but got {', '.join(sorted(found)) or 'none'}; rename or add them"
+    )
+
+
+def _as_nchw(where: str, x: np.ndarray) -> np.ndarray:
+    """Return the images as [N, C, H, W]; C is the axis of length 1 or 3."""
+    x = x[:, None] if x.ndim == 3 else x
+    first, last = (x.ndim == 4 and x.shape[axis] in (1, 3) for axis in (1, -1))
+    if first == last or x.size == 0:
+        raise InputError(
+            f"Expected images as N×C×H×W with 1 or 3 channels in {where}, "
+            f"but got shape {x.shape}{', which can be read two ways' * first}; save them as NCHW"
+        )
+    return x if first else x.transpose(0, 3, 1, 2)
+
+
+def _as_bytes(where: str, x: np.ndarray) -> Bytes:
+    """Return uint8 images as they are, and floats k/255 as k."""
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    if x.dtype.kind != "f":
+        raise InputError(f"Expected uint8 images in {where}, but got {x.dtype}; convert them")
+    images = np.empty(x.shape, np.uint8)
+    for start in range(0, len(x), 1024):  # in parts, for the float64 copies' sake
+        part = x[start : start + 1024].astype(np.float64)
+        low, high = part.min(), part.max()
+        if not (low >= 0 and high <= 1):  # also true of NaN
+            raise InputError(
+                f"Expected pixels in [0, 1] in {where}, "
+                f"but got [{low:.4g}, {high:.4g}]; save uint8 images, or divide them by their range"
+            )
+        levels = np.rint(part * 255)
+        if np.abs(part - levels / 255).max() > 1e-3:
+            raise InputError(
+                f"Expected pixels k/255 in {where}, but got values between; "
+                "pixels are kept as 8 bits, so round them and save uint8"
+            )
+        images[start : start + 1024] = levels
+    return images
+
+
+# --- folders of images ---
+
+
+def read_folder(folder: Path, split: Split, *, image_size: int | None = None) -> Samples:
+    """Return the images ``folder/SPLIT/CLASS/*`` (PNG, JPEG, BMP, WebP) as RGB, grey ones too.
+
+    Classes and files are sorted by name. With ``image_size``, the shorter side is resized to it
+    (bicubic, antialiased) and the centre is cut out; without, all images must be square and equal.
+    Pixels are taken as stored: an orientation noted in EXIF is not applied.
+
+    Raises:
+        InputError: A class folder is missing or empty, there is but one, or an image cannot be used.
+    """
+    classes = _class_folders(folder)
+    groups = {part: [_image_files(folder / part / name) for name in classes] for part in _SPLITS}
+    files = [file for group in groups[split] for file in group]
+    labels = np.repeat(np.arange(len(classes)), [len(group) for group in groups[split]])
+    return Samples(_stack(files, image_size), labels, np.arange(len(files)), tuple(classes))
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Return the names of the classes, which both splits must have."""
+    found: list[set[str]] = []
+    for split in _SPLITS:
+        if not (folder / split).is_dir():
+            raise InputError(
+                f"Expected a folder {folder / split} with one folder of images per class, "
+                "but there is none; lay the images down as train/CLASS/ and test/CLASS/"
+            )
+        visible = (path for path in (folder / split).iterdir() if not path.name.startswith("."))
+        found.append({path.name for path in visible if path.is_dir()})
+    for split, lacking in zip(_SPLITS, (found[1] - found[0], found[0] - found[1]), strict=True):
+        for name in sorted(lacking):
+            raise InputError(
+                f"Expected the same classes in train and test, but got no {folder / split / name}"
+            )
+    if len(found[0]) < 2:
+        raise InputError(
+            f"Expected at least two class folders in {folder / 'train'}, "
+            f"but got {', '.join(found[0]) or 'none'}"
+        )
+    return sorted(found[0])
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for file in files:
+        if file.suffix.lower() in _UNREAD_FORMATS:  # left out in silence, they would be missed
+            raise InputError(f"Expected PNG, JPEG, BMP or WebP images, but got {file}; convert it")
+    images = [file for file in files if file.suffix.lower() in _FORMATS]
+    if not images:
+        raise InputError(f"Expected images in {folder}, but got none; add some or remove the class")
+    return images
+
+
+def _stack(files: Sequence[Path], image_size: int | None) -> Bytes:
+    """Return the decoded files as one array."""
+    first = _rgb(files[0], image_size)
+    height, width, _ = first.shape
+    images = np.empty((len(files), 3, height, width), np.uint8)
+    for position, file in enumerate(files):
+        pixels = _rgb(file, image_size)
+        if pixels.shape != first.shape or height != width:
+            sizes = f"{files[0].name} is {width}×{height}"
+            if pixels.shape != first.shape:
+                sizes += f" and {file} is {pixels.shape[1]}×{pixels.shape[0]}"
+            raise InputError(
+                f"Expected square images of one size, but {sizes}; "
+                "resize them all with, say, --image-size 64"
+            )
+        images[position] = pixels.transpose(2, 0, 1)
+    return images
+
+
+def _rgb(file: Path, image_size: int | None) -> UInt8[np.ndarray, "H W 3"]:
+    """Return one image; only the decoders that are named may open it, and no huge one."""
+    with _reading(file, "an image"), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(file, formats=tuple(set(_FORMATS.values()))) as image:
+            if image.mode.startswith(("I", "F")):
+                raise InputError(
+                    f"Expected 8 bits a pixel, but {file} has mode {image.mode}; convert it"
+                )
+            # A palette may hold transparency, which Pillow drops in silence only by way of RGBA.
+            rgb = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
+        return np.asarray(rgb if image_size is None else _resized(rgb, image_size))
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))

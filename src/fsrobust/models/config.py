@@ -1,0 +1,36 @@
+"""What a model is made of: the value that a weights file carries in its header."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fsrobust.types import InputError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network by name and size, and where the plug-in sits in it.
+
+    ``width`` is the channels of the first stage for resnets and a multiplier for the others; None takes
+    the architecture's own. ``fsr`` names the layers whose output the plug-in recalibrates: () for none.
+    """
+
+    name: str
+    classes: int
+    channels: int = 3
+    width: int = 64
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    fsr: tuple[str, ...] = ()
+    tau: float = 0.1
+    mask: Literal["gumbel"] = "gumbel"
+    fsr_init: Literal["paper", "identity"] = "paper"
+
+    def __post_init__(self) -> None:
+        for field in ("classes", "channels", "width"):
+            value = getattr(self, field)
+            if value < 1:
+                raise InputError(f"Expected model.{field} to be at least 1, but got {value}")
+        if self.stem not in ("cifar", "imagenet"):
+            raise InputError(f'Expected stem "cifar" or "imagenet", but got "{self.stem}"')
+        if not self.tau > 0:
+            raise InputError(f"Expected tau above 0, but got {self.tau}")

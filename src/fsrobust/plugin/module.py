@@ -1,0 +1,99 @@
+"""The plug-in itself: Separation Net, Recalibration Net and the auxiliary head (Kim et al., 2023, sec. 3)."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fsrobust.plugin.mask import logistic_like, soft_mask
+from fsrobust.types import Features, Logits
+
+HIDDEN: Final = 64
+"""Channels inside both nets, whatever the width of the feature map."""
+
+
+def _three_convolutions(channels: int) -> nn.Sequential:
+    """Return C → 64 → 64 → C with 3×3 kernels; nothing follows the last convolution."""
+    return nn.Sequential(
+        nn.Conv2d(channels, HIDDEN, 3, padding=1, bias=False),
+        nn.BatchNorm2d(HIDDEN),
+        nn.ReLU(),
+        nn.Conv2d(HIDDEN, HIDDEN, 3, padding=1, bias=False),
+        nn.BatchNorm2d(HIDDEN),
+        nn.ReLU(),
+        nn.Conv2d(HIDDEN, channels, 3, padding=1, bias=False),
+    )
+
+
+@dataclass(frozen=True)
+class Separated:
+    """What one insertion point did to one batch: logits of the auxiliary head, the mask, the new map."""
+
+    robust: Logits
+    nonrobust: Logits
+    recalibrated: Logits
+    mask: Features
+    output: Features
+
+
+class FSR(nn.Module):
+    """Separate a feature map by robustness, recalibrate the non-robust part, return their sum.
+
+    With r = S(f) and m the soft mask of r: f⁺ = m⊗f, f⁻ = (1 − m)⊗f, f̃⁻ = f⁻ + (1 − m)⊗R(f⁻), and the output
+    is f⁺ + f̃⁻ = f + (1 − m)⊗R((1 − m)⊗f): a gated residual adapter. Any C, H and W will do. The mask is noisy in
+    train mode only. ``init="identity"`` zeroes R's last convolution, so that the output is f exactly.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        tau: float = 0.1,
+        init: Literal["paper", "identity"] = "paper",
+    ) -> None:
+        super().__init__()
+        self.tau = tau
+        self.separation = _three_convolutions(channels)
+        self.recalibration = _three_convolutions(channels)
+        self.aux = nn.Linear(channels, classes)
+        self.tape: list[Separated] | None = None
+        if init == "identity":
+            last = self.recalibration[-1]
+            assert isinstance(last, nn.Conv2d)
+            nn.init.zeros_(last.weight)
+
+    def _mask_and_residual(self, f: Features) -> tuple[Features, Features]:
+        """Return m (float32) and (1 − m)⊗R((1 − m)⊗f) (the dtype of f)."""
+        r = self.separation(f)
+        mask = soft_mask(r, tau=self.tau, noise=logistic_like(r) if self.training else None)
+        gate = (1 - mask).to(f.dtype)
+        return mask, gate * self.recalibration(gate * f)
+
+    def forward(self, f: Features) -> Features:
+        """Return the recalibrated map, same shape and dtype as ``f``."""
+        _, residual = self._mask_and_residual(f)
+        return f + residual
+
+    def separate(self, f: Features) -> Separated:
+        """Return the recalibrated map with the mask and the auxiliary head's view of f⁺, f⁻ and f̃⁻."""
+        mask, residual = self._mask_and_residual(f)
+        robust = mask.to(f.dtype) * f
+        nonrobust = f - robust
+        pooled = torch.cat(
+            [g.mean(dim=(2, 3)) for g in (robust, nonrobust, nonrobust + residual)]
+        )  # one product for the three: the head is shared
+        logits = self.aux(pooled).chunk(3)
+        return Separated(*logits, mask=mask, output=f + residual)
+
+    def replace_output(self, _layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        """Stand in as a forward hook: recalibrate a layer's output, and keep the parts while asked to.
+
+        A bound method of a module, not a closure, so that a deep copy of the network takes its own FSR along.
+        """
+        if self.tape is None:
+            return self(output)
+        separated = self.separate(output)
+        self.tape.append(separated)
+        return separated.output
