@@ -101,9 +101,7 @@ def perturb(
         return _run(attack, probe, x, y, ids.to(x.device), seed)
 
 
-def search(
-    attack: Attack, model: nn.Module, x: Images, y: Labels, *, ids: Ids, seed: int = 0
-) -> Search:
+def search(attack: Attack, model: nn.Module, x: Images, y: Labels, *, ids: Ids, seed: int = 0) -> Search:
     """Attack as ``perturb`` does, and say who was fooled: by the last iterate, and by any.
 
     Raises:
@@ -158,9 +156,7 @@ def _check_batch(x: Images, y: Labels, ids: Ids) -> None:
     if x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
         raise InputError(f"Expected float images [B, C, H, W], but got {x.dtype} {list(x.shape)}")
     if not len(x) == len(y) == len(ids):
-        raise InputError(
-            f"Expected one label and id per image, but got {len(y)}, {len(ids)}, {len(x)}"
-        )
+        raise InputError(f"Expected one label and id per image, but got {len(y)}, {len(ids)}, {len(x)}")
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):  # written so that NaN fails
         raise InputError(

@@ -54,13 +54,11 @@ class Probe:
 
     def _query(self, x: Images) -> Logits:
         self.forwards += len(x)
-        logits = self.model(x)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
-            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(
-                f"Expected logits of shape [{len(x)}, K] from the model, but got {shape}"
-            )
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        output: object = self.model(x)
+        if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
+            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise InputError(f"Expected logits of shape [{len(x)}, K] from the model, but got {shape}")
+        logits = output if output.dtype == torch.float64 else output.float()
         if self.watch is not None:
             self.watch(x.detach(), logits.detach())
         return logits

@@ -3,7 +3,6 @@
 import codecs
 import io
 import lzma
-import os
 import pickle
 import shutil
 import tarfile
@@ -51,8 +50,8 @@ def extract(
             _unpack(tar, partial, max_bytes, max_members)
             _check_end(tar, max_bytes)
         if destination.exists():
-            os.replace(destination, old)
-        os.replace(partial, destination)
+            destination.replace(old)
+        partial.replace(destination)
     finally:
         for folder in (partial, old):
             shutil.rmtree(folder, ignore_errors=True)
@@ -66,7 +65,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
     except InputError as error:
         raise InputError(f"{error} in {archive}; fetch the official archive again") from error
     except OSError as error:
-        # Decompressors raise bare OSErrors for bad bytes; one with a number is the disk's own trouble.
+        # Decompressors raise bare OSErrors for bad bytes; one with a number is the disk's trouble.
         if error.errno is not None:
             raise
         raise InputError(_damaged(archive, error)) from error
@@ -75,9 +74,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
 
 
 def _damaged(archive: Path, error: Exception) -> str:
-    return (
-        f"Expected a whole tar file, but got a damaged archive {archive} ({error}); fetch it again"
-    )
+    return f"Expected a whole tar file, but got a damaged archive {archive} ({error}); fetch it again"
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int, max_members: int) -> None:
@@ -101,9 +98,7 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int, max_members: int
             with source, path.open("xb") as target:
                 shutil.copyfileobj(source, target)
         except FileExistsError as error:
-            raise InputError(
-                f"Expected every member once, but got {member.name!r} twice"
-            ) from error
+            raise InputError(f"Expected every member once, but got {member.name!r} twice") from error
 
 
 def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
@@ -178,3 +173,19 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"a call of {module}.{name}")
         return _ALLOWED[module, name]
+
+
+@contextmanager
+def reading(file: Path, expected: str) -> Iterator[None]:
+    """Turn whatever a library raises over a file into an `InputError` that names the file.
+
+    Raises:
+        InputError: Anything went wrong inside the block.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # broken bytes make numpy, pickle and Pillow raise nearly anything
+        got = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"Expected {expected} in {file}, but got {got}; replace the file") from error

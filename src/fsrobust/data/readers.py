@@ -1,21 +1,19 @@
 """Read images and labels from the files that people have: official batches, npz files, folders.
 
-Every reader returns `Samples` or raises an `InputError` that names the file. Nothing read is trusted.
+Every reader returns `Samples` or raises an `InputError` that names the file; nothing is trusted.
 """
 
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
-from fsrobust.data.archives import unpickle
+from fsrobust.data.archives import reading, unpickle
 from fsrobust.types import InputError
 
 Split: TypeAlias = Literal["train", "test"]
@@ -23,8 +21,9 @@ Bytes: TypeAlias = UInt8[np.ndarray, "N C H W"]
 Numbers: TypeAlias = Int64[np.ndarray, " N"]
 
 DIGITS_CLASSES: Final = tuple("0123456789")
-CIFAR10_CLASSES: Final = tuple(
-    "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR10_CLASSES: Final = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
 _SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 _MAX_CLASSES: Final = 2**16  # a larger label is an identifier or an overflow, not a class
@@ -35,26 +34,12 @@ _NPZ_NAMES: Final = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))  # Keras' nam
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """One split as read: uint8 images, int64 labels and identities, and the names of the classes."""
+    """One split as read: uint8 images, int64 labels and identities, names of the classes."""
 
     images: Bytes
     labels: Numbers
     ids: Numbers
     class_names: tuple[str, ...]
-
-
-@contextmanager
-def _reading(file: Path, expected: str) -> Iterator[None]:
-    """Name the file in whatever its library raises."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # broken bytes make numpy, pickle and Pillow raise nearly anything
-        got = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(
-            f"Expected {expected} in {file}, but got {got}; replace the file"
-        ) from error
 
 
 def _labels(where: str, y: np.ndarray, classes: int = _MAX_CLASSES) -> Numbers:
@@ -78,7 +63,7 @@ def _labels(where: str, y: np.ndarray, classes: int = _MAX_CLASSES) -> Numbers:
 
 
 def read_digits(_files: Sequence[Path], split: Split) -> Samples:
-    """Return scikit-learn's 8 × 8 digits, greys 0…16 stretched to 0…255; every fifth one is test."""
+    """Return scikit-learn's 8 × 8 digits, greys 0…16 stretched to 0…255; every fifth is test."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -96,9 +81,7 @@ def read_cifar10(files: Sequence[Path], _split: Split) -> Samples:
     Raises:
         InputError: A file cannot be read, holds part of a record, or a label above 9.
     """
-    batches = [
-        _binary_batch(file) if file.suffix == ".bin" else _pickled_batch(file) for file in files
-    ]
+    batches = [_binary_batch(file) if file.suffix == ".bin" else _pickled_batch(file) for file in files]
     images = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
     labels = np.concatenate([labels for _, labels in batches])
     return Samples(images, labels, np.arange(len(labels)), CIFAR10_CLASSES)
@@ -106,12 +89,11 @@ def read_cifar10(files: Sequence[Path], _split: Split) -> Samples:
 
 def _binary_batch(file: Path) -> tuple[np.ndarray, Numbers]:
     """Return pixels uint8 [n, 3072] and labels [n]: a record is a label byte, then three planes."""
-    with _reading(file, "a CIFAR-10 batch"):
+    with reading(file, "a CIFAR-10 batch"):
         content = file.read_bytes()
     if not content or len(content) % 3073:
         raise InputError(
-            f"Expected whole records of 3073 bytes in {file}, "
-            f"but got {len(content)} bytes; replace the file"
+            f"Expected whole records of 3073 bytes in {file}, but got {len(content)} bytes; replace the file"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
     return records[:, 1:], _labels(str(file), records[:, 0], 10)
@@ -119,7 +101,7 @@ def _binary_batch(file: Path) -> tuple[np.ndarray, Numbers]:
 
 def _pickled_batch(file: Path) -> tuple[np.ndarray, Numbers]:
     """Return pixels uint8 [n, 3072] and labels [n] of a batch pickled by Python 2 or 3."""
-    with _reading(file, "a pickled CIFAR-10 batch"):
+    with reading(file, "a pickled CIFAR-10 batch"):
         batch = unpickle(file.read_bytes())
         images, labels = batch[b"data"], _labels(str(file), np.asarray(batch[b"labels"]), 10)
     expected = (len(labels), 3072)
@@ -136,7 +118,7 @@ def _pickled_batch(file: Path) -> tuple[np.ndarray, Numbers]:
 
 
 def read_npz(file: Path, split: Split) -> Samples:
-    """Return one split of a numpy file with ``x_train y_train x_test y_test`` (or MedMNIST's names).
+    """Return a split of a numpy file with ``x_train y_train x_test y_test`` or MedMNIST's names.
 
     Images are uint8, or floats k/255, as [N, C, H, W], [N, H, W, C] or grey [N, H, W]. The optional
     ``class_names`` are text; without them there are as many classes as the largest label says.
@@ -148,25 +130,18 @@ def read_npz(file: Path, split: Split) -> Samples:
         got = "something else" if file.is_file() else "no such file"
         raise InputError(f"Expected a numpy .npz file at {file}, but got {got}; use numpy.savez")
     with (
-        _reading(file, "numpy arrays without pickled objects"),
+        reading(file, "numpy arrays without pickled objects"),
         np.load(file, allow_pickle=False) as arrays,
     ):
         x, y = _npz_names(file, arrays.files)
-        labels = {
-            part: _labels(f"{file}:{y.format(part)}", arrays[y.format(part)]) for part in _SPLITS
-        }
+        labels = {part: _labels(f"{file}:{y.format(part)}", arrays[y.format(part)]) for part in _SPLITS}
         classes = 1 + max(int(values.max()) for values in labels.values())
-        names = (
-            arrays["class_names"]
-            if "class_names" in arrays.files
-            else np.arange(classes).astype(str)
-        )
+        names = arrays["class_names"] if "class_names" in arrays.files else np.arange(classes).astype(str)
         where = f"{file}:{x.format(split)}"
         images = _as_bytes(where, _as_nchw(where, arrays[x.format(split)]))
     if names.dtype.kind != "U" or names.ndim != 1 or len(names) < classes:
         raise InputError(
-            f"Expected {classes} texts as class_names in {file}, "
-            f"but got {names.dtype} of shape {names.shape}"
+            f"Expected {classes} texts as class_names in {file}, but got {names.dtype} of shape {names.shape}"
         )
     if len(images) != len(labels[split]):
         raise InputError(
@@ -234,7 +209,7 @@ def read_folder(folder: Path, split: Split, *, image_size: int | None = None) ->
     Pixels are taken as stored: an orientation noted in EXIF is not applied.
 
     Raises:
-        InputError: A class folder is missing or empty, there is but one, or an image cannot be used.
+        InputError: A class folder is missing, empty or alone, or an image cannot be used.
     """
     classes = _class_folders(folder)
     groups = {part: [_image_files(folder / part / name) for name in classes] for part in _SPLITS}
@@ -290,8 +265,7 @@ def _stack(files: Sequence[Path], image_size: int | None) -> Bytes:
             if pixels.shape != first.shape:
                 sizes += f" and {file} is {pixels.shape[1]}×{pixels.shape[0]}"
             raise InputError(
-                f"Expected square images of one size, but {sizes}; "
-                "resize them all with, say, --image-size 64"
+                f"Expected square images of one size, but {sizes}; resize them all with, say, --image-size 64"
             )
         images[position] = pixels.transpose(2, 0, 1)
     return images
@@ -299,21 +273,23 @@ def _stack(files: Sequence[Path], image_size: int | None) -> Bytes:
 
 def _rgb(file: Path, image_size: int | None) -> UInt8[np.ndarray, "H W 3"]:
     """Return one image; only the decoders that are named may open it, and no huge one."""
-    with _reading(file, "an image"), warnings.catch_warnings():
+    from PIL import Image
+
+    with reading(file, "an image"), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(file, formats=tuple(set(_FORMATS.values()))) as image:
             if image.mode.startswith(("I", "F")):
-                raise InputError(
-                    f"Expected 8 bits a pixel, but {file} has mode {image.mode}; convert it"
-                )
+                raise InputError(f"Expected 8 bits a pixel, but {file} has mode {image.mode}; convert it")
             # A palette may hold transparency, which Pillow drops in silence only by way of RGBA.
             rgb = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
-        return np.asarray(rgb if image_size is None else _resized(rgb, image_size))
+        if image_size is not None:
+            size, centre = _cut(rgb.size, image_size)
+            rgb = rgb.resize(size, Image.Resampling.BICUBIC).crop(centre)
+        return np.asarray(rgb)
 
 
-def _resized(image: Image.Image, size: int) -> Image.Image:
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    return resized.crop((left, top, left + size, top + size))
+def _cut(size: tuple[int, int], side: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """Return the size whose shorter side is ``side``, and the box of the square at its centre."""
+    width, height = (max(side, round(length * side / min(size))) for length in size)
+    left, top = (width - side) // 2, (height - side) // 2
+    return (width, height), (left, top, left + side, top + side)

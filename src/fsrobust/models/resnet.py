@@ -44,9 +44,7 @@ class ResNet(nn.Module):
     a 7×7 convolution of stride 2 and a max-pool.
     """
 
-    def __init__(
-        self, config: ModelConfig, *, blocks: tuple[int, ...], strides: tuple[int, ...]
-    ) -> None:
+    def __init__(self, config: ModelConfig, *, blocks: tuple[int, ...], strides: tuple[int, ...]) -> None:
         super().__init__()
         width, imagenet = config.width, config.stem == "imagenet"
         self.normalize = Normalize(*config.normalize) if config.normalize else nn.Identity()

@@ -130,9 +130,7 @@ def _feature_channels(net: nn.Module, names: tuple[str, ...], example: Images) -
         if name not in layers:
             raise unknown_name("layer", name, layers)
         handles.append(
-            layers[name].register_forward_hook(
-                lambda _m, _i, output, seen=outputs[name]: seen.append(output)
-            )
+            layers[name].register_forward_hook(lambda _m, _i, output, seen=outputs[name]: seen.append(output))
         )
     modes = [(module, module.training) for module in net.modules()]
     try:

@@ -88,9 +88,7 @@ def load_authors(file: str | Path, name: str, *, classes: int) -> nn.Module:
         model.load_state_dict(renamed)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f'"{file}" does not fit {name} with {classes} classes: {reason}'
-        ) from error
+        raise InputError(f'"{file}" does not fit {name} with {classes} classes: {reason}') from error
     return model.eval()
 
 
@@ -100,9 +98,7 @@ def _read_state(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(
-            f'"{file}" is not a state dict that torch can load safely: {error}'
-        ) from error
+        raise InputError(f'"{file}" is not a state dict that torch can load safely: {error}') from error
     for wrapper in ("state_dict", "net", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]

@@ -84,8 +84,8 @@ class FSR(nn.Module):
         pooled = torch.cat(
             [g.mean(dim=(2, 3)) for g in (robust, nonrobust, nonrobust + residual)]
         )  # one product for the three: the head is shared
-        logits = self.aux(pooled).chunk(3)
-        return Separated(*logits, mask=mask, output=f + residual)
+        on_robust, on_nonrobust, on_recalibrated = self.aux(pooled).chunk(3)
+        return Separated(on_robust, on_nonrobust, on_recalibrated, mask=mask, output=f + residual)
 
     def replace_output(self, _layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:
         """Stand in as a forward hook: recalibrate a layer's output, and keep the parts while asked to.
@@ -93,7 +93,7 @@ class FSR(nn.Module):
         A bound method of a module, not a closure, so that a deep copy of the network takes its own FSR along.
         """
         if self.tape is None:
-            return self(output)
+            return self.forward(output)
         separated = self.separate(output)
         self.tape.append(separated)
         return separated.output
