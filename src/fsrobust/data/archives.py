@@ -6,6 +6,7 @@ import lzma
 import pickle
 import shutil
 import tarfile
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +18,24 @@ import numpy as np
 from fsrobust.types import InputError
 
 # what the standard library raises for bad bytes in an archive, OSErrors without a number apart
-_DAMAGE: Final = (
-    tarfile.TarError,
-    EOFError,
-    zlib.error,
-    lzma.LZMAError,
-    OverflowError,
-    ValueError,
-)
+_DAMAGE: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OverflowError, ValueError)
+_MAX_PADDING: Final = 2**24  # tar fills its last record, of 10 kB as a rule
+
+
+@contextmanager
+def reading(file: Path, expected: str) -> Iterator[None]:
+    """Turn whatever a library raises over a file into an `InputError` that names the file.
+
+    Raises:
+        InputError: Anything went wrong inside the block.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # broken bytes make numpy, pickle and Pillow raise nearly anything
+        got = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"Expected {expected} in {file}, but got {got}; replace the file") from error
 
 
 def extract(
@@ -48,7 +59,7 @@ def extract(
         partial.mkdir(parents=True)
         with _damage_named(archive), tarfile.open(archive) as tar:
             _unpack(tar, partial, max_bytes, max_members)
-            _check_end(tar, max_bytes)
+            _check_end(tar)
         if destination.exists():
             destination.replace(old)
         partial.replace(destination)
@@ -87,18 +98,21 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int, max_members: int
                 f"Expected at most {max_members} members and {max_bytes} bytes, "
                 f"but got {count} members and {total} bytes"
             )
-        path = folder / _safe_name(member)
-        if member.isdir():
-            path.mkdir(parents=True, exist_ok=True)
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        source = tar.extractfile(member)
-        assert source is not None, "tarfile yields a reader for every regular member"
         try:
-            with source, path.open("xb") as target:
-                shutil.copyfileobj(source, target)
-        except FileExistsError as error:
-            raise InputError(f"Expected every member once, but got {member.name!r} twice") from error
+            _write(tar, member, folder / _safe_name(member))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"Expected every path once, but got {member.name!r} again") from error
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    if member.isdir():
+        path.mkdir(parents=True, exist_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None, "tarfile has a reader for every regular member"
+    with source, path.open("xb") as target:
+        shutil.copyfileobj(source, target)
 
 
 def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
@@ -116,7 +130,7 @@ def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
     return path
 
 
-def _check_end(tar: tarfile.TarFile, max_bytes: int) -> None:
+def _check_end(tar: tarfile.TarFile) -> None:
     """Refuse an archive without its end mark or with a wrong checksum.
 
     tarfile takes a broken header after the first member for the end, and gzip compares its checksum
@@ -131,8 +145,8 @@ def _check_end(tar: tarfile.TarFile, max_bytes: int) -> None:
     rest = 0
     while block := tar.fileobj.read(2**20):
         rest += len(block)
-        if rest > max_bytes:
-            raise InputError(f"Expected at most {max_bytes} bytes, but got more after the end mark")
+        if rest > _MAX_PADDING:
+            raise InputError(f"Expected at most {_MAX_PADDING} bytes after the end mark, but got more")
 
 
 def unpickle(content: bytes) -> Any:
@@ -147,21 +161,19 @@ def unpickle(content: bytes) -> Any:
     Raises:
         pickle.UnpicklingError: The pickle asks for anything else; none of it is imported or run.
     """
-    return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-
-
-def _dtype(spec: str | bytes, *flags: object) -> Any:
-    # Python 2 pickled the flags as 0 and 1, of which numpy ≥ 2.4 complains.
-    return np.dtype(spec.decode() if isinstance(spec, bytes) else spec, *map(bool, flags))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 2 wrote flags as 0 and 1, of which numpy ≥ 2.4 complains
+        return _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
 
 
 # numpy names this function privately, and otherwise in each version; an array knows it.
 _RECONSTRUCT: Final[Any] = np.empty(0).__reduce__()[0]
+# All of them are built in: a pickle cannot set attributes on them, as it could on a Python function.
 _ALLOWED: Final[dict[tuple[str, str], Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
+    ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): codecs.encode,
 }
 
@@ -173,19 +185,3 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"a call of {module}.{name}")
         return _ALLOWED[module, name]
-
-
-@contextmanager
-def reading(file: Path, expected: str) -> Iterator[None]:
-    """Turn whatever a library raises over a file into an `InputError` that names the file.
-
-    Raises:
-        InputError: Anything went wrong inside the block.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # broken bytes make numpy, pickle and Pillow raise nearly anything
-        got = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"Expected {expected} in {file}, but got {got}; replace the file") from error

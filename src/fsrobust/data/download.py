@@ -13,14 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from fsrobust.data.archives import extract
-from fsrobust.data.readers import (
-    CIFAR10_CLASSES,
-    DIGITS_CLASSES,
-    Samples,
-    Split,
-    read_cifar10,
-    read_digits,
-)
+from fsrobust.data.readers import CIFAR10_CLASSES, DIGITS_CLASSES, Samples, Split, read_cifar10, read_digits
 from fsrobust.types import InputError
 
 
@@ -138,7 +131,7 @@ def locate(name: str, split: Split, *, root: Path | None = None) -> list[Path]:
 
 
 def _find(spec: DatasetSpec, root: Path, split: Split) -> list[Path]:
-    """Return a split's files in ``root`` or its subfolder with the official name; [] where nothing is."""
+    """Return a split's files in ``root`` or below its official name; [] where nothing is."""
     missing: list[Path] = []
     for layout in spec.layouts:
         for folder in (root / layout.folder, root):

@@ -22,9 +22,8 @@ Numbers: TypeAlias = Int64[np.ndarray, " N"]
 
 DIGITS_CLASSES: Final = tuple("0123456789")
 CIFAR10_CLASSES: Final = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+)  # fmt: skip
 _SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 _MAX_CLASSES: Final = 2**16  # a larger label is an identifier or an overflow, not a class
 _FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
@@ -229,10 +228,10 @@ def _class_folders(folder: Path) -> list[str]:
             )
         visible = (path for path in (folder / split).iterdir() if not path.name.startswith("."))
         found.append({path.name for path in visible if path.is_dir()})
-    for split, lacking in zip(_SPLITS, (found[1] - found[0], found[0] - found[1]), strict=True):
-        for name in sorted(lacking):
+    for split, names in zip(_SPLITS, found, strict=True):
+        for name in sorted(set.union(*found) - names):
             raise InputError(
-                f"Expected the same classes in train and test, but got no {folder / split / name}"
+                f"Expected the same classes in train and test, but got no folder {folder / split / name}"
             )
     if len(found[0]) < 2:
         raise InputError(
@@ -261,11 +260,9 @@ def _stack(files: Sequence[Path], image_size: int | None) -> Bytes:
     for position, file in enumerate(files):
         pixels = _rgb(file, image_size)
         if pixels.shape != first.shape or height != width:
-            sizes = f"{files[0].name} is {width}×{height}"
-            if pixels.shape != first.shape:
-                sizes += f" and {file} is {pixels.shape[1]}×{pixels.shape[0]}"
             raise InputError(
-                f"Expected square images of one size, but {sizes}; resize them all with, say, --image-size 64"
+                f"Expected square images of one size, but {files[0]} is {width}×{height} and {file} is "
+                f"{pixels.shape[1]}×{pixels.shape[0]}; resize them with, say, --image-size 64"
             )
         images[position] = pixels.transpose(2, 0, 1)
     return images

@@ -1,0 +1,190 @@
+"""Records of evaluations: ``eval/KEY/`` per attack, never changed once written, found again by their key."""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fsrobust.attacks import Attack, Ball
+from fsrobust.data import Dataset
+from fsrobust.evaluate.outcome import Outcome
+from fsrobust.plugin import config_of
+from fsrobust.records import (
+    FORMAT,
+    digest,
+    digest_of,
+    provenance,
+    read_json,
+    read_npz,
+    write_json,
+    write_npz,
+)
+from fsrobust.types import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is evaluated: a model, where it came from, and which checkpoint of it this is."""
+
+    model: nn.Module
+    source: str
+    checkpoint: str | None = None
+
+    def identity(self) -> dict[str, object]:
+        """Return what makes this model this model: every weight, and what is not a weight."""
+        state = self.model.state_dict()
+        config = config_of(self.model)
+        weights = digest(
+            *(
+                part
+                for name, value in state.items()
+                for part in (name.encode(), memoryview(value.detach().cpu().contiguous().numpy()).cast("B"))
+                if len(part)
+            )
+        )
+        made = asdict(config) if config else type(self.model).__qualname__
+        return {"weights_sha256": weights, "model": made}
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One model on one set of samples in one ball: what all its records share."""
+
+    folder: Path
+    subject: Subject
+    data: Dataset
+    total: int
+    ball: Ball
+    seed: int = 0
+
+    def key(self, kind: str, what: object) -> str:
+        """Return the name of a record: a digest of all that its numbers depend on."""
+        return digest_of({**self._basis(), "kind": kind, "what": what})[:20]
+
+    def _basis(self) -> dict[str, object]:
+        return {
+            "format": FORMAT,
+            **self.subject.identity(),
+            "ball": describe_ball(self.ball),
+            "data": self.data.sha256,
+            "ids": digest(self.data.ids.cpu().numpy().tobytes()),
+            "precision": "fp32",
+            "seed": self.seed,
+        }
+
+    def path(self, key: str) -> Path:
+        """Return the folder of a record."""
+        return self.folder / "eval" / key
+
+    def has(self, key: str) -> bool:
+        """Return whether a record is complete: its record.json is written last."""
+        return (self.path(key) / "record.json").is_file()
+
+    def write(
+        self,
+        key: str,
+        kind: str,
+        content: Mapping[str, object],
+        arrays: Mapping[str, Mapping[str, NDArray[Any]]],
+    ) -> None:
+        """Write a record: its arrays first, record.json last, then the index."""
+        folder = self.path(key)
+        for name, values in arrays.items():
+            write_npz(folder / f"{name}.npz", **values)
+        record = {
+            "kind": kind,
+            "key": key,
+            **content,
+            "ball": describe_ball(self.ball),
+            "source": self.subject.source,
+            "checkpoint": self.subject.checkpoint,
+            **self.subject.identity(),
+            "data": {
+                "name": self.data.name,
+                "split": self.data.split,
+                "sha256": self.data.sha256,
+                "n": len(self.data),
+                "of": self.total,
+                "class_names": list(self.data.class_names),
+            },
+            "seed": self.seed,
+            "precision": "fp32",
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "provenance": provenance(device_of(self.subject.model)),
+        }
+        write_json(folder / "record.json", record)
+        write_index(self.folder)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model's parameters are, the CPU if it has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def describe_ball(ball: Ball) -> dict[str, object]:
+    """Return a ball as plain values; eps is written as the field writes it.
+
+    >>> from fsrobust.attacks import Linf
+    >>> describe_ball(Linf(8 / 255))
+    {'norm': 'linf', 'eps': '8/255'}
+    """
+    return {"norm": ball.norm, "eps": format_eps(ball.eps)}
+
+
+def format_eps(eps: float) -> str:
+    """Return "8/255" for 8/255, and a plain number for what is no multiple of 0.1/255.
+
+    >>> format_eps(0.8 / 255), format_eps(0.15)
+    ('0.8/255', '0.15')
+    """
+    steps = eps * 255
+    if abs(steps * 10 - round(steps * 10)) < 1e-6 and not round(eps, 4) == eps:
+        return f"{round(steps, 1):g}/255"
+    return f"{eps:.6g}"
+
+
+def describe_attack(attack: Attack) -> dict[str, object]:
+    """Return an attack's settings as plain values."""
+    values = asdict(attack) if hasattr(attack, "__dataclass_fields__") else {}  # type: ignore[call-overload]
+    return {"type": type(attack).__name__, **values, "ball": describe_ball(attack.ball)}
+
+
+def read_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a folder, oldest first."""
+    records = [read_json(file) for file in (folder / "eval").glob("*/record.json")]
+    yield from sorted(records, key=lambda record: (record["created"], record["key"]))
+
+
+def write_index(folder: Path) -> None:
+    """Write eval/index.json, the list of records: rebuilt from them, so that it cannot disagree."""
+    shown = ("key", "kind", "name", "checkpoint", "ball", "weights_sha256", "seed", "created")
+    rows = [{k: r.get(k) for k in shown} | {"n": r["data"]["n"]} for r in read_records(folder)]
+    write_json(folder / "eval" / "index.json", {"records": rows})
+
+
+def read_outcome(folder: Path, records: list[dict[str, Any]]) -> Outcome:
+    """Return the outcome that some attack records make together, without running anything.
+
+    Raises:
+        InputError: no records, or records of different samples or models.
+    """
+    if not records:
+        raise InputError(f'Expected attack records in "{folder}", but there are none; run evaluate first')
+    samples = {r["name"]: read_npz(folder / "eval" / r["key"] / "samples.npz") for r in records}
+    first = next(iter(samples.values()))
+    one_model = len({r["weights_sha256"] for r in records}) == 1
+    if not one_model or not all(np.array_equal(s["ids"], first["ids"]) for s in samples.values()):
+        raise InputError(f'The records in "{folder}" are of different models or samples; choose some')
+    return Outcome(
+        ids=first["ids"],
+        natural_correct=first["natural_correct"],
+        attacked={name: s["attacked"] for name, s in samples.items()},
+        fooled_last={name: s["fooled_last"] for name, s in samples.items()},
+        fooled={name: s["fooled_any"] for name, s in samples.items()},
+    )

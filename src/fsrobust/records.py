@@ -1,0 +1,196 @@
+"""What is written to disk: atomic, with its format, its digest and where it came from.
+
+Every file is written beside its place, flushed, and renamed into it, so that a reader sees the old file or
+the new one, whatever happens in between.
+"""
+
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fsrobust.types import InputError
+
+FORMAT: Final = 1
+"""Version of every file this package writes; readers refuse what is newer."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object that carries its format."""
+    text = json.dumps({"format": FORMAT, **content}, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object that ``write_json`` wrote.
+
+    Raises:
+        InputError: no such file, not JSON, or of a format this version does not know.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f'Expected a file "{path}", but there is none') from error
+    except ValueError as error:
+        raise InputError(f'"{path}" is damaged: it is not JSON ({error})') from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise InputError(f'Expected "{path}" to be of format {FORMAT}, but got {found}')
+    return content
+
+
+def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays, compressed, with their format."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, format=np.array(FORMAT), **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays that ``write_npz`` wrote; nothing is unpickled.
+
+    Raises:
+        InputError: no such file, or not readable as one of ours.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise InputError(f'Expected a file "{path}", but there is none') from error
+    except Exception as error:  # zip, zlib and numpy each have their own ways to say "damaged"
+        raise InputError(f'"{path}" is damaged: {error}') from error
+    if int(arrays.pop("format", np.array(0))) != FORMAT:
+        raise InputError(f'Expected "{path}" to be of format {FORMAT}')
+    return arrays
+
+
+def digest(*contents: bytes | memoryview) -> str:
+    """Return the SHA-256 of some bytes, in hexadecimal."""
+    total = hashlib.sha256()
+    for content in contents:
+        total.update(content)
+    return total.hexdigest()
+
+
+def digest_of(value: object) -> str:
+    """Return the SHA-256 of a JSON value, whatever the order of its keys.
+
+    >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    True
+    """
+    return digest(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode())
+
+
+class Metrics:
+    """A file of one JSON object per line, appended to as a run goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, row: Mapping[str, object]) -> None:
+        """Add a line and flush it to disk."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the complete lines; a torn last line, as a kill leaves it, is passed over."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def truncate(self, count: int) -> None:
+        """Keep the first ``count`` rows: those that a checkpoint knows of."""
+        kept = self.rows()[:count]
+        write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a directory for this process; the kernel lets go when the process ends, however it ends.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f'"{directory}" is in use by another process; wait for it or choose another --out'
+            ) from error
+        yield
+
+
+def package_version() -> str:
+    """Return this package's version."""
+    try:
+        return version("fsrobust")
+    except PackageNotFoundError:  # run from a bare source tree
+        return "unknown"
+
+
+@functools.cache
+def _git(*arguments: str) -> str | None:
+    """Return what git says of the source tree this package runs from, None outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def provenance(device: torch.device | str) -> dict[str, object]:
+    """Return what a number depends on besides its configuration: code, versions, device, precision."""
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    ours = _git("ls-files", "--error-unmatch", __file__) is not None
+    return {
+        "fsrobust": package_version(),
+        "commit": _git("rev-parse", "HEAD") if ours else None,
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")) if ours else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.machine()})",
+        "threads": torch.get_num_threads(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32 if cuda else False,
+    }

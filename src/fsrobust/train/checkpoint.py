@@ -1,0 +1,188 @@
+"""Checkpoints that survive anything: written whole, verified before use, the one before kept.
+
+``checkpoints/STEP/`` holds ``weights.safetensors`` (its header says which model), ``state.pt`` (plain values
+and tensors, no code) and ``sha256`` (as ``sha256sum -c`` reads it). The files ``last`` and ``best`` beside it
+each hold the name of a STEP.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from fsrobust.models import ModelConfig
+from fsrobust.plugin import build, config_of
+from fsrobust.records import FORMAT, write_bytes
+from fsrobust.types import InputError
+
+WEIGHTS: Final = "weights.safetensors"
+STATE: Final = "state.pt"
+DIGESTS: Final = "sha256"
+KEPT: Final = 2
+
+
+def save_checkpoint(
+    run: Path, step: int, model: nn.Module, state: Mapping[str, object], *, best: bool
+) -> Path:
+    """Write a checkpoint, point ``last`` (and ``best``) at it, and drop those no longer needed."""
+    folder = run / "checkpoints"
+    final, partial = folder / f"{step:08d}", folder / f".{step:08d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    files = {WEIGHTS: weights_bytes(model), STATE: buffer.getvalue()}
+    for name, content in files.items():
+        write_bytes(partial / name, content)
+    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
+    write_bytes(partial / DIGESTS, "".join(lines).encode())
+    shutil.rmtree(final, ignore_errors=True)  # left by a run that was killed before it pointed here
+    partial.replace(final)
+    for pointer in ("last", "best") if best else ("last",):
+        write_bytes(folder / pointer, f"{final.name}\n".encode())
+    _prune(folder)
+    return final
+
+
+def weights_bytes(model: nn.Module) -> bytes:
+    """Return a model's weights as safetensors, its configuration in the header."""
+    config = config_of(model)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header = {"format": str(FORMAT), "model": json.dumps(asdict(config) if config else None)}
+    return to_safetensors(tensors, metadata=header)
+
+
+def _prune(folder: Path) -> None:
+    keep = {_pointed(folder, "best")} | {path.name for path in _steps(folder)[:KEPT]}
+    for path in _steps(folder):
+        if path.name not in keep:
+            shutil.rmtree(path)
+    for path in folder.glob(".*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _steps(folder: Path) -> list[Path]:
+    """Return the complete checkpoints, newest first."""
+    return sorted((p for p in folder.glob("[0-9]*") if p.is_dir()), reverse=True)
+
+
+def _pointed(folder: Path, pointer: str) -> str | None:
+    try:
+        return (folder / pointer).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def why_unsound(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint's files, None if they are as they were written."""
+    try:
+        lines = (checkpoint / DIGESTS).read_text().splitlines()
+        expected = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+        for name in (WEIGHTS, STATE):
+            with (checkpoint / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected.get(name):
+                    return f"{name} does not match its checksum"
+    except (OSError, ValueError) as error:
+        return f"a file is missing or unreadable ({error})"
+    return None
+
+
+def find_checkpoint(run: Path, which: str = "last") -> Path:
+    """Return the checkpoint that ``last`` or ``best`` points at, verified.
+
+    Raises:
+        InputError: there is none, or its files are not what was written.
+    """
+    name = _pointed(run / "checkpoints", which)
+    if name is None:
+        hint = "; it was trained without a validation split" if which == "best" else ""
+        raise InputError(f'Expected a checkpoint "{which}" in "{run}", but there is none{hint}')
+    checkpoint = run / "checkpoints" / name
+    reason = why_unsound(checkpoint)
+    if reason:
+        raise InputError(f'"{checkpoint}" is damaged or was tampered with: {reason}')
+    return checkpoint
+
+
+def find_resumable(run: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest sound checkpoint at or before ``last``, and a sentence for each one passed over."""
+    last = _pointed(run / "checkpoints", "last")
+    remarks: list[str] = []
+    for checkpoint in _steps(run / "checkpoints"):
+        if last is not None and checkpoint.name > last:
+            continue  # complete, but the run was killed before it counted
+        reason = why_unsound(checkpoint)
+        if reason is None:
+            return checkpoint, remarks
+        remarks.append(f'"{checkpoint}" is damaged: {reason}; using the one before')
+    return None, remarks
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the training state; nothing but tensors and plain values is unpickled."""
+    state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    if state.get("format") != FORMAT:
+        raise InputError(f'Expected "{checkpoint}" to be of format {FORMAT}, but got {state.get("format")}')
+    return dict(state)
+
+
+def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
+    """Return tensors and model configuration of a weights file; the latter is None for a foreign network.
+
+    Raises:
+        InputError: no such file, or not one of ours.
+    """
+    if not file.is_file():
+        raise InputError(f'Expected a weights file, but there is no "{file}"')
+    try:
+        with safe_open(file, framework="pt") as archive:
+            header = archive.metadata() or {}
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - no dict
+    except (SafetensorError, OSError) as error:
+        raise InputError(f'"{file}" is not a readable safetensors file: {error}') from error
+    try:
+        fields = json.loads(header.get("model", "null"))
+        return tensors, _model_config(fields) if fields else None
+    except (ValueError, TypeError) as error:
+        raise InputError(f'"{file}" names a model that cannot be made: {error}') from error
+
+
+def _model_config(fields: dict[str, Any]) -> ModelConfig:
+    normalize = fields.get("normalize")
+    return ModelConfig(
+        **{
+            **fields,
+            "fsr": tuple(fields.get("fsr", ())),
+            "normalize": tuple(map(tuple, normalize)) if normalize else None,
+        }
+    )
+
+
+def load(source: str | os.PathLike[str], *, checkpoint: str = "last") -> nn.Module:
+    """Return a trained model in eval mode, from a run directory or a weights file.
+
+    Raises:
+        InputError: nothing there, damaged files, or weights of a foreign network (make that network yourself
+            and give it the tensors).
+    """
+    path = Path(source)
+    file = find_checkpoint(path, checkpoint) / WEIGHTS if path.is_dir() else path
+    tensors, config = read_weights(file)
+    if config is None:
+        raise InputError(f'"{file}" does not say which network its weights belong to')
+    model = build(config)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f'"{file}" does not fit its own header: {error}') from error
+    return model.eval()

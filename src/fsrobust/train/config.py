@@ -1,0 +1,72 @@
+"""How to optimise, what comes out of it, and whether a run directory holds the same run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fsrobust.types import InputError
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; what was written before stays."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to optimise. Defaults are the paper's for CIFAR-10, but for the validation split.
+
+    ``train_on``: "minus_validation" holds ``validation`` samples out of the training set, by seed, to choose
+    the best checkpoint on; "all" trains on everything, as the paper did, and has no best checkpoint.
+    """
+
+    epochs: int = 100
+    batch: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    milestones: tuple[float, ...] = (0.75, 0.9)
+    augment: Literal["crop_flip", "none"] = "crop_flip"
+    train_on: Literal["minus_validation", "all"] = "minus_validation"
+    validation: int = 1000
+    engine: Literal["fast", "reference"] = "fast"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "validation"):
+            if getattr(self, name) < 1:
+                raise InputError(f"Expected train.{name} to be at least 1, but got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise InputError(f"Expected train.lr above 0, but got {self.lr}")
+
+
+@dataclass
+class History:
+    """A run's metrics, one row per epoch; ``stopped`` says why it ended before its last epoch, if it did."""
+
+    rows: list[dict[str, Any]]
+    best_epoch: int | None
+    stopped: str | None = None
+
+
+def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+    """Refuse to resume with a configuration other than the run's own."""
+    for part in sorted(set(now) - {"provenance"}):
+        theirs, ours = _plain(before.get(part)), _plain(now[part])
+        if theirs != ours:
+            keys = (
+                [k for k in ours if theirs.get(k) != ours[k]]
+                if isinstance(ours, dict) and isinstance(theirs, dict)
+                else [part]
+            )
+            raise InputError(
+                f'"{out}" was begun with another configuration ({part}: {", ".join(map(str, keys))}); '
+                "resume with the same one, or choose another --out"
+            )
+
+
+def _plain(value: object) -> Any:
+    """Return a value as JSON would give it back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

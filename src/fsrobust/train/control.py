@@ -1,0 +1,71 @@
+"""What happens around a training run: signals, the clock, and whoever is watching."""
+
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    """Whoever watches a run."""
+
+    def say(self, text: str) -> None:
+        """Take a sentence."""
+
+    def batch(self, epoch: int, done: int, total: int, loss: float) -> None:
+        """Take the state of the epoch under way; called at most a few times a second."""
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        """Take a finished epoch's row of metrics."""
+
+
+class Silent:
+    """A reporter that keeps quiet."""
+
+    def say(self, text: str) -> None:
+        """Drop the sentence."""
+
+    def batch(self, epoch: int, done: int, total: int, loss: float) -> None:
+        """Drop the state."""
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        """Drop the row."""
+
+
+@dataclass
+class Stopwatch:
+    """Ask to stop on SIGTERM, on Ctrl-C, or when ``limit`` seconds have passed; handlers go back after.
+
+    A second Ctrl-C is not held up.
+    """
+
+    limit: float | None = None
+    reason: str | None = None
+    _started: float = field(default_factory=time.monotonic)
+    _before: dict[int, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> "Stopwatch":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.reason and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.reason = f"received {signal.Signals(number).name}"
+
+    def stop_reason(self) -> str | None:
+        """Return why the run should stop now, None to go on."""
+        if self.reason is None and self.limit is not None and time.monotonic() - self._started >= self.limit:
+            self.reason = "the time limit is reached"
+        return self.reason

@@ -1,0 +1,275 @@
+"""Training: epochs of steps, validation, checkpoints; stopped anywhere and resumed, it gives the same bits.
+
+Every random draw is a function of (seed, epoch, step, sample id), so a resumed run needs no generator state:
+it seeds each step anew, as the undisturbed run did.
+"""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fsrobust.attacks.probe import Probe, under_attack
+from fsrobust.data import Dataset, hold_out
+from fsrobust.data.batches import crop_flip, evaluation_batches, pixels, training_batches
+from fsrobust.records import Metrics, locked, provenance, read_json, write_json
+from fsrobust.seeding import Noise, derive
+from fsrobust.train.checkpoint import (
+    WEIGHTS,
+    find_resumable,
+    load_state,
+    read_weights,
+    save_checkpoint,
+)
+from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run
+from fsrobust.train.control import Reporter, Silent, Stopwatch
+from fsrobust.train.objectives import Objective
+from fsrobust.train.schedule import learning_rate
+from fsrobust.train.step import Step, make_step
+from fsrobust.types import InputError
+
+
+@dataclass
+class _Position:
+    """Where a run is: ``epoch`` (1-based) with ``batch`` of its batches done, ``step`` in all."""
+
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    best_score: float = -1.0
+    best_epoch: int | None = None
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add a batch's terms, on the device, in float64 so that their order of size does not matter."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + value.double()
+
+
+def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
+    model: nn.Module,
+    data: Dataset,
+    *,
+    objective: Objective,
+    train: TrainConfig | None = None,
+    out: Path | None = None,
+    config: Mapping[str, object] | None = None,
+    resume: bool = False,
+    time_limit: float | None = None,
+    reporter: Reporter | None = None,
+) -> History:
+    """Train ``model`` in place, where its parameters are, and return the metrics of each epoch.
+
+    With ``out``, the run directory holds configuration, metrics and checkpoints; ``resume`` goes on from the
+    newest sound one and yields, on CPU, the bits of a run that was never stopped. ``time_limit`` is in
+    seconds. ``config`` is what config.json should say beside this function's own arguments.
+
+    Raises:
+        InputError: an ``out`` that is in use, holds another run, or has nothing to resume.
+        TrainingError: the loss is not finite.
+    """
+    train = train or TrainConfig()
+    with contextlib.ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(locked(out))
+        stopwatch = stack.enter_context(Stopwatch(time_limit))
+        stack.enter_context(_own_randomness(model))
+        run = _Run(model, data, objective, train, out, reporter or Silent())
+        run.open(config or {}, resume=resume)
+        return run.go(stopwatch)
+
+
+def _own_randomness(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    device = next(model.parameters()).device
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+class _Run:
+    """One run from first to last epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        objective: Objective,
+        train: TrainConfig,
+        out: Path | None,
+        reporter: Reporter,
+    ) -> None:
+        device = next(model.parameters()).device
+        rest, held_out = (
+            hold_out(data, count=train.validation, seed=train.seed)
+            if train.train_on == "minus_validation"
+            else (data, None)
+        )
+        self.model, self.objective, self.train, self.out, self.reporter = (
+            model,
+            objective,
+            train,
+            out,
+            reporter,
+        )
+        self.data = rest.to(device)
+        self.validation = held_out.to(device) if held_out is not None else None
+        self.batch = min(train.batch, len(self.data))
+        self.device = device
+        self.optimiser = torch.optim.SGD(
+            model.parameters(),
+            lr=train.lr,
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            fused=device.type == "cuda" and train.engine == "fast",
+        )
+        self.step: Step = make_step(train.engine, model, objective, self.optimiser)
+        self.position = _Position()
+        self.rows: list[dict[str, Any]] = []
+
+    def open(self, config: Mapping[str, object], *, resume: bool) -> None:
+        """Write config.json, or check it and load the newest sound checkpoint."""
+        if self.out is None:
+            return
+        written = {
+            **config,
+            "train": asdict(self.train),
+            "data": {"name": self.data.name, "sha256": self.data.sha256, "n": len(self.data)},
+            "provenance": provenance(self.device),
+        }
+        file, metrics = self.out / "config.json", Metrics(self.out / "metrics.jsonl")
+        if not resume:
+            if file.exists():
+                raise InputError(
+                    f'"{self.out}" already holds a run; give --resume to go on, or another --out'
+                )
+            write_json(file, written)
+            return
+        if not file.exists():
+            write_json(file, written)
+        check_same_run(read_json(file), written, self.out)
+        checkpoint, remarks = find_resumable(self.out)
+        for remark in remarks:
+            self.reporter.say(remark)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        metrics.truncate(self.position.epoch - 1)
+        self.rows = metrics.rows()
+        place = f"epoch {self.position.epoch}, batch {self.position.batch}"
+        self.reporter.say(f"resumed at {place}" if checkpoint else "nothing to resume yet: starting anew")
+
+    def _restore(self, checkpoint: Path) -> None:
+        tensors, _ = read_weights(checkpoint / WEIGHTS)
+        state = load_state(checkpoint)
+        self.model.load_state_dict(tensors)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.position = _Position(**state["position"])
+        self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
+
+    def save(self, *, best: bool = False) -> None:
+        """Write a checkpoint, if this run is kept at all."""
+        if self.out is None:
+            return
+        state = {"optimiser": self.optimiser.state_dict(), "position": dict(vars(self.position))}
+        save_checkpoint(self.out, self.position.step, self.model, state, best=best)
+
+    def go(self, stopwatch: Stopwatch) -> History:
+        """Train until the last epoch, or until asked to stop."""
+        while self.position.epoch <= self.train.epochs:
+            stopped = self._epoch(stopwatch)
+            if stopped:
+                self.save()
+                return History(self.rows, self.position.best_epoch, stopped)
+        return History(self.rows, self.position.best_epoch)
+
+    def _epoch(self, stopwatch: Stopwatch) -> str | None:
+        """Train the rest of the present epoch; return why it stopped early, if it did."""
+        train, position = self.train, self.position
+        lr = learning_rate(position.epoch, epochs=train.epochs, lr=train.lr, milestones=train.milestones)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        order = training_batches(len(self.data), batch=self.batch, seed=train.seed, epoch=position.epoch)
+        order = order.to(self.device)
+        started, shown, first = time.perf_counter(), 0.0, position.batch
+        for indices in order[position.batch :]:
+            stopped = stopwatch.stop_reason()
+            if stopped:
+                return stopped
+            total = self._batch(indices)
+            now = time.perf_counter()
+            if now - shown > 0.5 or self.device.type == "cpu":  # reading the loss waits for the device
+                self._check_finite(total, indices)
+                shown = now
+                self.reporter.batch(position.epoch, position.batch, len(order), float(total))
+        seconds = time.perf_counter() - started
+        self._close_epoch(lr, seconds, images=(len(order) - first) * self.batch)
+        return None
+
+    def _batch(self, indices: Tensor) -> Tensor:
+        """Take one step on the samples at ``indices``; return its loss, on the device."""
+        seed, position = self.train.seed, self.position
+        images, y, ids = self.data.images[indices], self.data.labels[indices], self.data.ids[indices]
+        noise = Noise.of(ids, seed, "train", position.epoch)
+        if self.train.augment == "crop_flip":
+            images = crop_flip(images, noise.fold("augment"))
+        torch.manual_seed(
+            derive(seed, "step", position.step)
+        )  # the mask's noise, and dropout in foreign nets
+        loss = self.step(pixels(images), y, noise.fold("attack"))
+        position.add({"loss": loss.total.detach(), **loss.terms, "train_accuracy": _accuracy(loss.logits, y)})
+        position.batch += 1
+        position.step += 1
+        return loss.total.detach()
+
+    def _check_finite(self, total: Tensor, indices: Tensor) -> None:
+        if bool(torch.isfinite(total)):
+            return
+        ids = ", ".join(str(i) for i in self.data.ids[indices][:8].tolist())
+        kept = f'; "{self.out}" keeps the last good checkpoint' if self.out else ""
+        raise TrainingError(
+            f"The loss became {float(total)} at step {self.position.step} (epoch {self.position.epoch}, "
+            f"samples {ids} …){kept}; a lower train.lr usually helps"
+        )
+
+    def _close_epoch(self, lr: float, seconds: float, *, images: int) -> None:
+        """Validate, write the epoch's row, checkpoint, and move on to the next epoch."""
+        position = self.position
+        means = {name: float(total) / position.batch for name, total in position.sums.items()}
+        row: dict[str, Any] = {"epoch": position.epoch, "step": position.step, "lr": lr, **means}
+        row |= self._validate()
+        row |= {"seconds": seconds, "images_per_second": images / seconds if seconds else 0.0}
+        score = float(row.get("validation_robust", row.get("validation_natural", -1.0)))
+        best = score > position.best_score
+        if best:
+            position.best_score, position.best_epoch = score, position.epoch
+        self.rows.append(row)
+        position.epoch, position.batch, position.sums = position.epoch + 1, 0, {}
+        if self.out is not None:
+            # the row first: a checkpoint never knows of an epoch that the metrics lack
+            Metrics(self.out / "metrics.jsonl").append(row)
+        self.save(best=best)
+        self.reporter.epoch(row, self.train.epochs)
+
+    def _validate(self) -> dict[str, float]:
+        """Return natural accuracy, and accuracy under the training attack, on the validation split."""
+        if self.validation is None:
+            return {}
+        data, natural, robust = self.validation, 0.0, 0.0
+        attacked = self.objective.attack is not None
+        with under_attack(self.model):
+            probe = Probe(self.step.view)
+            for part in evaluation_batches(len(data), batch=max(self.batch, 256)):
+                x, y = pixels(data.images[part]), data.labels[part]
+                natural += float((probe.logits(x).argmax(1) == y).sum())
+                if attacked:
+                    noise = Noise.of(data.ids[part], self.train.seed, "validation")
+                    x_adv = self.step.attack(x, y, noise)
+                    robust += float((probe.logits(x_adv).argmax(1) == y).sum())
+        row = {"validation_natural": natural / len(data)}
+        return row | ({"validation_robust": robust / len(data)} if attacked else {})
+
+
+def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    return (logits.argmax(1) == y).double().mean()
