@@ -35,10 +35,22 @@ class Dataset:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not len(self.images) == len(self.labels) == len(self.ids) > 0:
+        # Annotations are checked in our tests only, and users build data sets, too.
+        images, labels, ids = self.images, self.labels, self.ids
+        if (images.dtype, labels.dtype, ids.dtype, images.ndim) != (torch.uint8, *[torch.int64] * 2, 4):
+            raise InputError(
+                "Expected images as uint8 [N, C, H, W], labels and ids as int64 [N], "
+                f"but got {images.dtype} {list(images.shape)}, {labels.dtype} and {ids.dtype}"
+            )
+        if not len(images) == len(labels) == len(ids) > 0:
             raise InputError(
                 "Expected as many labels and ids as images, and at least one, "
-                f"but got {len(self.images)}, {len(self.labels)} and {len(self.ids)}"
+                f"but got {len(images)}, {len(labels)} and {len(ids)}"
+            )
+        if labels.min() < 0 or labels.max() >= len(self.class_names):
+            raise InputError(
+                f"Expected labels from 0 to {len(self.class_names) - 1}, "
+                f"but got labels from {labels.min()} to {labels.max()}"
             )
 
     def __len__(self) -> int:

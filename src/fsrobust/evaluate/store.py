@@ -63,6 +63,16 @@ class Study:
     ball: Ball
     seed: int = 0
 
+    def announce(self) -> str:
+        """Return what is about to be evaluated, in a sentence."""
+        n, checkpoint = len(self.data), self.subject.checkpoint
+        what = self.subject.source + (f" ({checkpoint} checkpoint)" if checkpoint else "")
+        where = f"all {n}" if n == self.total else f"{n} of {self.total} (drawn by seed {self.seed})"
+        return (
+            f"Evaluating {what} on {where} {self.data.split} samples of {self.data.name}, "
+            f"{self.ball.norm}, eps {format_eps(self.ball.eps)}"
+        )
+
     def key(self, kind: str, what: object) -> str:
         """Return the name of a record: a digest of all that its numbers depend on."""
         return digest_of({**self._basis(), "kind": kind, "what": what})[:20]
@@ -144,7 +154,7 @@ def format_eps(eps: float) -> str:
     ('0.8/255', '0.15')
     """
     steps = eps * 255
-    if abs(steps * 10 - round(steps * 10)) < 1e-6 and not round(eps, 4) == eps:
+    if abs(steps * 10 - round(steps * 10)) < 1e-6 and round(eps, 4) != eps:
         return f"{round(steps, 1):g}/255"
     return f"{eps:.6g}"
 

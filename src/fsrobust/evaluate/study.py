@@ -13,13 +13,13 @@ from fsrobust.evaluate.engine import GALLERY, Progress, predict_all, run_attack
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.store import Study, describe_attack, device_of, read_outcome
-from fsrobust.records import locked, read_json, read_npz
+from fsrobust.records import locked, read_json, read_npz, write_json
 from fsrobust.types import Images
 
 Say = Callable[[str], None]
 
 
-def carry_out(  # noqa: PLR0913 - what to run, how much of it, and who watches
+def carry_out(
     study: Study,
     attacks: Sequence[str],
     *,
@@ -105,7 +105,8 @@ def _curve(study: Study, n: int, batch: int, progress: Progress | None, say: Say
     curve = eps_curve(
         model, x, y, ball=study.ball, ids=data.ids, seed=study.seed, batch=batch, progress=progress
     )
-    study.write(key, "curve", {"name": "eps", "curve": asdict(curve)}, {})
+    write_json(study.path(key) / "curves.json", asdict(curve))
+    study.write(key, "curve", {"name": "eps"}, {})
 
 
 def _masks(study: Study, name: str) -> None:

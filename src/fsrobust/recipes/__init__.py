@@ -1,0 +1,33 @@
+"""Recipes: functions that return a whole run. A new one is a function and a row of RECIPES."""
+
+from collections.abc import Callable
+from typing import Final
+
+from fsrobust.config import Run
+from fsrobust.recipes.cifar10 import (
+    cifar10_resnet18_at,
+    cifar10_resnet18_at_fsr,
+    cifar10_resnet18_natural,
+)
+from fsrobust.recipes.digits import digits_at, digits_at_fsr, digits_natural
+from fsrobust.types import unknown_name
+
+RECIPES: Final[dict[str, Callable[[], Run]]] = {
+    "cifar10-resnet18-natural": cifar10_resnet18_natural,
+    "cifar10-resnet18-at": cifar10_resnet18_at,
+    "cifar10-resnet18-at-fsr": cifar10_resnet18_at_fsr,
+    "digits-natural": digits_natural,
+    "digits-at": digits_at,
+    "digits-at-fsr": digits_at_fsr,
+}
+
+
+def recipe(name: str) -> Run:
+    """Return a run by the name of its recipe.
+
+    Raises:
+        InputError: no such recipe; the message names the nearest.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()

@@ -15,8 +15,8 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """Take a sentence."""
 
-    def batch(self, epoch: int, done: int, total: int, loss: float) -> None:
-        """Take the state of the epoch under way; called at most a few times a second."""
+    def batch(self, epoch: int, epochs: int, share: float, loss: float) -> None:
+        """Take the state of the epoch under way, of which a ``share`` in [0, 1] is done."""
 
     def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
         """Take a finished epoch's row of metrics."""
@@ -28,7 +28,7 @@ class Silent:
     def say(self, text: str) -> None:
         """Drop the sentence."""
 
-    def batch(self, epoch: int, done: int, total: int, loss: float) -> None:
+    def batch(self, epoch: int, epochs: int, share: float, loss: float) -> None:
         """Drop the state."""
 
     def epoch(self, row: Mapping[str, Any], epochs: int) -> None:

@@ -202,7 +202,7 @@ class _Run:
             if now - shown > 0.5 or self.device.type == "cpu":  # reading the loss waits for the device
                 self._check_finite(total, indices)
                 shown = now
-                self.reporter.batch(position.epoch, position.batch, len(order), float(total))
+                self.reporter.batch(position.epoch, train.epochs, position.batch / len(order), float(total))
         seconds = time.perf_counter() - started
         self._close_epoch(lr, seconds, images=(len(order) - first) * self.batch)
         return None

@@ -1,0 +1,267 @@
+"""The command line: options in, one call, a sentence or a table out. It decides nothing itself."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from fsrobust.types import InputError
+
+app = typer.Typer(
+    name="fsrobust",
+    help="Train robust image classifiers and prove how robust they are.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Data sets: what there is, and how to get it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", help="Where official files lie (else FSROBUST_DATA, else download)."),
+]
+DataName = Annotated[
+    str | None,
+    typer.Option("--data", help="cifar10, digits, npz:FILE or folder:PATH instead of the recipe's."),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the first GPU if there is one.")]
+Seed = Annotated[int, typer.Option(help="What all noise and the choice of samples depend on.")]
+
+
+def _console(quiet: bool) -> Console:
+    """Return where progress goes: stderr, or nowhere."""
+    return Console(stderr=True, quiet=quiet)
+
+
+def _print(values: dict[str, Any]) -> None:
+    typer.echo(json.dumps(values, ensure_ascii=False))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the three runs and the report go.")] = Path("runs/demo"),
+    as_json: Json = False,
+) -> None:
+    """Make a small classifier robust, attack it, and write the proof: minutes on a laptop."""
+    from fsrobust.progress import ConsoleReporter
+    from fsrobust.recipes import demo as story
+    from fsrobust.report import comparison_table
+
+    with ConsoleReporter(_console(as_json)) as reporter:
+        result = story.demo(out, say=reporter.say, reporter=reporter, progress=reporter.attack)
+    if as_json:
+        _print(
+            {
+                "report": str(result.report),
+                "accuracy": {k: _accuracies(o) for k, o in result.outcomes.items()},
+            }
+        )
+        return
+    typer.echo(comparison_table(result.outcomes))
+    typer.echo(f"\n{story.WHAT_IT_SHOWS}\n\nReport: {result.report.resolve()}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A row of `fsrobust recipes`.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a setting: train.epochs=30")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory; runs/RECIPE-sSEED by default.")] = None,
+    data: DataName = None,
+    data_root: DataRoot = None,
+    engine: Annotated[
+        str | None, typer.Option(help="fast or reference; short for --set train.engine=…")
+    ] = None,
+    device: Device = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    time_limit: Annotated[str | None, typer.Option(help="Checkpoint and stop after 90s, 25m, 1h30m.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe into a run directory; stopped at any time, --resume goes on."""
+    from fsrobust.config import default_folder, override
+    from fsrobust.data import load_dataset
+    from fsrobust.progress import ConsoleReporter, parse_duration
+    from fsrobust.recipes import execute
+    from fsrobust.recipes import recipe as find
+
+    engine_setting = [f"train.engine={engine}"] if engine else []
+    run = override(find(recipe), [*(settings or []), *engine_setting])
+    limit = parse_duration(time_limit) if time_limit else None
+    samples = load_dataset(data or run.data, "train", root=data_root)
+    run = execute.adapt(run, samples) if data else run
+    folder = out or default_folder(run)
+    with ConsoleReporter(_console(as_json)) as reporter:
+        history = execute.train_run(
+            run,
+            samples,
+            out=folder,
+            device=execute.pick_device(device),
+            resume=resume,
+            time_limit=limit,
+            reporter=reporter,
+        )
+    if as_json:
+        last = history.rows[-1] if history.rows else None
+        _print(
+            {"run": str(folder), "best_epoch": history.best_epoch, "stopped": history.stopped, "last": last}
+        )
+    elif history.stopped:
+        typer.echo(f"Stopped: {history.stopped}. Go on with the same command and --resume --out {folder}")
+    else:
+        typer.echo(f"Trained into {folder}\nNext: fsrobust evaluate {folder}")
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")],
+    attacks: Annotated[str, typer.Option(help="whitebox, or names: fgsm,pgd20")] = "whitebox",
+    data: DataName = None,
+    data_root: DataRoot = None,
+    eps: Annotated[str | None, typer.Option(help="Radius, as 8/255; the run's own by default.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2; the run's own by default.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
+    limit: Annotated[int, typer.Option(min=1, help="How many test samples, drawn by the seed.")] = 1000,
+    curve_samples: Annotated[
+        int, typer.Option(min=0, help="Samples for accuracy against eps; 0: no curve.")
+    ] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Samples attacked at once.")] = 250,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Where records go; the run itself by default.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a model and keep a record per attack; what is on record is not run again."""
+    from fsrobust.evaluate import carry_out
+    from fsrobust.progress import ConsoleReporter
+    from fsrobust.recipes import execute
+    from fsrobust.report import comparison_table
+
+    names = execute.expand_attacks(attacks)
+    study = execute.plan_study(
+        execute.find_target(target, checkpoint=checkpoint),
+        data=data,
+        root=data_root,
+        norm=norm,
+        eps=eps,
+        limit=limit,
+        seed=seed,
+        out=out,
+        device=execute.pick_device(device),
+    )
+    with ConsoleReporter(_console(as_json)) as reporter:
+        reporter.say(study.announce())
+        outcome = carry_out(
+            study,
+            names,
+            curve_samples=curve_samples,
+            batch=batch,
+            progress=reporter.attack,
+            say=reporter.say,
+        )
+    if as_json:
+        _print({"folder": str(study.folder), "n": outcome.n, "accuracy": _accuracies(outcome)})
+        return
+    typer.echo(comparison_table({study.subject.source: outcome}))
+    typer.echo(f"\nRecords: {study.folder / 'eval'}\nNext: fsrobust report {study.folder}")
+
+
+def _accuracies(outcome: Any) -> dict[str, Any]:
+    from fsrobust.report import accuracy_values
+
+    return accuracy_values(outcome)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, side by side.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The page; RUN/report.html by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page from the records of one or more runs."""
+    from fsrobust.report import report as write
+
+    page = write(runs, out or runs[0] / "report.html")
+    _print({"report": str(page)}) if as_json else typer.echo(f"Report: {page.resolve()}")
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes, with what to expect of each."""
+    from fsrobust.recipes import RECIPES
+
+    lines = {name: (make.__doc__ or "").strip().splitlines()[0] for name, make in RECIPES.items()}
+    if as_json:
+        _print({"recipes": lines})
+        return
+    for name, line in lines.items():
+        typer.echo(f"{name:<26}{line}")
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """List the data sets that have a name."""
+    from fsrobust.data import DATASETS
+
+    if as_json:
+        rows = {n: {"title": s.title, "classes": s.classes} for n, s in DATASETS.items()}
+        _print({"datasets": rows})
+        return
+    for name, spec in DATASETS.items():
+        typer.echo(f"{name:<12}{spec.title} ({spec.classes} classes)")
+    typer.echo("npz:FILE    your own arrays\nfolder:PATH your own images, train/CLASS/… and test/CLASS/…")
+
+
+@data_app.command("fetch")
+def data_fetch(name: str, as_json: Json = False) -> None:
+    """Download a data set, check it, and unpack it into the cache."""
+    from fsrobust.data import fetch
+
+    folder = fetch(name, quiet=as_json)
+    _print({"folder": str(folder)}) if as_json else typer.echo(f"{name}: {folder}")
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 failed, 2 bad usage or input."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    sys.exit(run([a for a in arguments if a != "--debug"], debug=debug))
+
+
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """Run one command and return its exit code; ``debug`` lets tracebacks through."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except InputError as error:
+        if debug:
+            raise
+        return _fail(str(error), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("Interrupted", 1)
+    except Exception as error:  # the last resort: a sentence for users, the traceback for us
+        if debug:
+            raise
+        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    typer.echo(f"fsrobust: {sentence}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A whole run as one frozen value, and the strings by which a command line changes it."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from fsrobust.attacks import Ball, make_ball
+from fsrobust.evaluate.store import format_eps
+from fsrobust.models import ModelConfig
+from fsrobust.train import AT, FSRWeights, Natural, Objective, TrainConfig
+from fsrobust.types import InputError, unknown_name
+
+
+def parse_fraction(value: str | float) -> float:
+    """Return a number written as "8/255", "0.03" or already a number.
+
+    >>> parse_fraction("8/255") == 8 / 255
+    True
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        return float(Fraction(value)) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f'Expected a number such as 8/255 or 0.03, but got "{value}"') from error
+
+
+Radius = Annotated[float, BeforeValidator(parse_fraction)]
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What to minimise: "natural" or "at", its training attack, and FSR's weights λ."""
+
+    name: Literal["natural", "at"] = "at"
+    norm: Norm = "linf"
+    eps: Radius = 8 / 255
+    steps: int = 10
+    step_size: Radius = 2 / 255
+    lambda_sep: float = 1.0
+    lambda_rec: float = 1.0
+
+    def make(self) -> Objective:
+        """Return the objective."""
+        weights = FSRWeights(self.lambda_sep, self.lambda_rec)
+        if self.name == "natural":
+            return Natural(weights)
+        return AT(make_ball(self.norm, self.eps), self.steps, self.step_size, weights)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The ball in which a run is evaluated unless one asks for another."""
+
+    norm: Norm = "linf"
+    eps: Radius = 8 / 255
+
+    def make(self) -> Ball:
+        """Return the ball."""
+        return make_ball(self.norm, self.eps)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published accuracies (%) of the same row, by attack, and where they stand."""
+
+    source: str
+    accuracy: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that determines a run but the machine it runs on."""
+
+    recipe: str
+    title: str
+    data: str
+    model: ModelConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    published: Published | None = field(default=None, compare=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the run as plain values for config.json; radii as the field writes them."""
+        values = dataclasses.asdict(self)
+        for part in ("objective", "evaluation"):
+            for name in ("eps", "step_size"):
+                if name in values[part]:
+                    values[part][name] = format_eps(values[part][name])
+        return values
+
+
+def override(run: Run, settings: Iterable[str]) -> Run:
+    """Return the run with settings such as "train.epochs=30" or "objective.eps=4/255" applied in order.
+
+    A run that differs from its recipe in what the published numbers depend on no longer shows them.
+
+    >>> from fsrobust.recipes import RECIPES
+    >>> override(RECIPES["digits-at"](), ["train.epochs=3"]).train.epochs
+    3
+
+    Raises:
+        InputError: no such key (the nearest is named), or a value of the wrong kind.
+    """
+    before = run
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError(f'Expected a setting as KEY=VALUE, but got "{setting}"')
+        run = _replace(run, path.strip(), path.strip().split("."), text.strip())
+    unchanged = (
+        dataclasses.replace(run, train=dataclasses.replace(run.train, seed=before.train.seed)) == before
+    )
+    return run if unchanged else dataclasses.replace(run, published=None)
+
+
+def _replace(value: Any, path: str, keys: list[str], text: str) -> Any:
+    key, rest = keys[0], keys[1:]
+    hints = get_type_hints(type(value), include_extras=True)
+    prefix = path.removesuffix(".".join(keys))
+    fixed = ("recipe", "title", "published", "data") if not prefix else ()
+    known = [name for name in hints if name not in fixed]
+    if key not in known:
+        raise unknown_name("setting", prefix + key, [prefix + name for name in known])
+    inner = getattr(value, key)
+    if dataclasses.is_dataclass(inner):
+        if not rest:
+            names = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(inner))
+            raise InputError(f'"{path}" has parts; set one of {names}')
+        return dataclasses.replace(value, **{key: _replace(inner, path, rest, text)})
+    if rest:
+        raise InputError(f'"{prefix}{key}" has no parts, but got "{path}"')
+    try:
+        parsed = TypeAdapter(hints[key]).validate_python(_literal(text, hints[key]))
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(f'"{path}={text}" is not usable: {reason}') from error
+    return dataclasses.replace(value, **{key: parsed})
+
+
+def _literal(text: str, hint: Any) -> Any:
+    """Return a setting's text as JSON where it is JSON, as a list where one is due, else as it stands."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = text
+    if str(hint).startswith("tuple[str") and isinstance(parsed, str):
+        return [] if parsed == "none" else parsed.split(",")
+    return parsed
+
+
+def default_folder(run: Run) -> Path:
+    """Return runs/RECIPE-sSEED, where a run goes unless told otherwise."""
+    return Path("runs") / f"{run.recipe}-s{run.train.seed}"

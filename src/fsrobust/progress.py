@@ -1,0 +1,119 @@
+"""Progress as a person wants to see it: a bar with the time left, or a line per epoch where nobody watches."""
+
+import re
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from fsrobust.types import InputError
+
+
+class ConsoleReporter:
+    """Shows training and attacks on a console; a context manager, so that the bar goes when the work is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._title = ""
+        self._started = time.monotonic()
+        self._first = 0.0
+
+    def __enter__(self) -> "ConsoleReporter":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def batch(self, epoch: int, epochs: int, share: float, loss: float) -> None:
+        """Move the bar of the whole run."""
+        self._move("training", epoch - 1 + share, epochs, f"epoch {epoch}/{epochs}, loss {loss:.3f}")
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        """Print the epoch's line, unless a bar is shown and there are many."""
+        if self.console.is_terminal and row["epoch"] % max(1, epochs // 5) and row["epoch"] != epochs:
+            return
+        self.say(epoch_line(row, epochs))
+
+    def attack(self, name: str, done: int, total: int) -> None:
+        """Move the bar of one attack."""
+        self._move(name, done, total, f"{name}, {done}/{total} samples")
+        if done == total and not self.console.is_terminal:
+            self.say(f"{name}: {total} samples done")
+
+    def _move(self, title: str, done: float, total: float, text: str) -> None:
+        if self._task is None or title != self._title:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task, self._title = self._bar.add_task(text, total=total), title
+        self._bar.update(self._task, completed=done, total=total, description=text)
+        if done >= total:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
+    """Return an epoch's metrics in a line.
+
+    >>> epoch_line({"epoch": 1, "loss": 2.0, "train_accuracy": 0.5, "seconds": 60.0}, 3)
+    'epoch 1/3  loss 2.000  train 50.0 %  60.0 s  about 2 min left'
+    """
+    parts = [
+        f"epoch {row['epoch']}/{epochs}",
+        f"loss {row['loss']:.3f}",
+        f"train {100 * row['train_accuracy']:.1f} %",
+    ]
+    for key, name in (("validation_natural", "natural"), ("validation_robust", "robust")):
+        if key in row:
+            parts.append(f"{name} {100 * row[key]:.1f} %")
+    parts.append(f"{row['seconds']:.1f} s")
+    left = (epochs - row["epoch"]) * row["seconds"]
+    if left:
+        parts.append(f"about {duration(left)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that fits.
+
+    >>> duration(45), duration(150), duration(9000)
+    ('45 s', '2 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds from "90", "90s", "25m" or "1h30m".
+
+    >>> parse_duration("1h30m"), parse_duration("25m"), parse_duration("90")
+    (5400.0, 1500.0, 90.0)
+
+    Raises:
+        InputError: anything else.
+    """
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    if not match or not any(match.groups()):
+        raise InputError(f'Expected a duration such as 90s, 25m or 1h30m, but got "{text}"')
+    hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
