@@ -60,7 +60,7 @@ def demo(
         _print(
             {
                 "report": str(result.report),
-                "accuracy": {k: _accuracies(o) for k, o in result.outcomes.items()},
+                "outcomes": {k: o.summary() for k, o in result.outcomes.items()},
             }
         )
         return
@@ -167,16 +167,10 @@ def evaluate(
             say=reporter.say,
         )
     if as_json:
-        _print({"folder": str(study.folder), "n": outcome.n, "accuracy": _accuracies(outcome)})
+        _print({"folder": str(study.folder), **outcome.summary()})
         return
     typer.echo(comparison_table({study.subject.source: outcome}))
     typer.echo(f"\nRecords: {study.folder / 'eval'}\nNext: fsrobust report {study.folder}")
-
-
-def _accuracies(outcome: Any) -> dict[str, Any]:
-    from fsrobust.report import accuracy_values
-
-    return accuracy_values(outcome)
 
 
 @app.command()

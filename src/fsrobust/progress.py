@@ -1,4 +1,4 @@
-"""Progress as a person wants to see it: a bar with the time left, or a line per epoch where nobody watches."""
+"""Progress as a person wants to see it: a bar with the time left, or a line per epoch without a terminal."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from fsrobust.types import InputError
 
 
 class ConsoleReporter:
-    """Shows training and attacks on a console; a context manager, so that the bar goes when the work is done."""
+    """Shows training and attacks on a console; a context manager, so that the bar goes when work is done."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

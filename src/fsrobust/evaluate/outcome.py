@@ -81,3 +81,20 @@ class Outcome:
             else self.survivors(names, strict=strict)
         )
         return wilson(int(bits.sum()), self.n)
+
+    def summary(self) -> dict[str, object]:
+        """Return every accuracy with its interval as plain values: for JSON."""
+        rows: dict[str, object] = {
+            name: {
+                "accuracy": self.accuracy(name),
+                "interval": list(self.interval(name)),
+                "strict": self.strict(name) if name != "natural" else self.accuracy(name),
+            }
+            for name in ("natural", *self.attacks)
+        }
+        together = {
+            "accuracy": self.ensemble(),
+            "interval": list(self.interval(self.attacks)),
+            "strict": self.ensemble(strict=True),
+        }
+        return {"n": self.n, "accuracy": rows, "ensemble": together}

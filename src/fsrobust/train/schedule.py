@@ -9,10 +9,10 @@ def learning_rate(
     """Return the rate of a 1-based epoch: ``lr``·``factor`` to the number of milestones reached.
 
     Milestones are shares of the whole run. The paper's 0.75 and 0.9 of 100 epochs drop the rate in epoch 75
-    and in epoch 90, as counted from 1.
+    and in epoch 90, as counted from 1. However short the run, its first epoch has the full rate.
 
     >>> [learning_rate(e, epochs=100, lr=1.0, milestones=(0.75, 0.9)) for e in (74, 75, 89, 90)]
     [1.0, 0.1, 0.1, 0.010000000000000002]
     """
-    reached = sum(epoch >= round(share * epochs) for share in milestones)
+    reached = sum(epoch >= max(2, round(share * epochs)) for share in milestones)
     return float(lr * factor**reached)
