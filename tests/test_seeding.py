@@ -110,7 +110,7 @@ def test_words_never_repeat() -> None:
     ids = torch.arange(-64, 64)
     purposes = [Noise.of(ids, seed, name) for seed in (0, 1) for name in ("pgd", "square")]
     words = torch.cat([noise.words((1024,)).flatten() for noise in purposes])
-    assert words.unique().numel() == words.numel() == 2**19
+    assert len(set(words.tolist())) == words.numel() == 2**19
 
 
 def test_every_bit_is_fair() -> None:
@@ -176,7 +176,7 @@ def test_successive_numbers_are_uncorrelated() -> None:
 
 @pytest.mark.gpu
 def test_devices_give_the_same_bits() -> None:
-    """Uniform draws are equal bit for bit on CPU and CUDA; normal ones up to the last digits of log and cos."""
+    """Uniform draws are equal bit for bit on CPU and CUDA; normal ones up to how log and cos are rounded."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     here, there = (Noise.of(torch.arange(64, device=device), 0) for device in ("cpu", "cuda"))

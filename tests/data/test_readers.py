@@ -1,4 +1,4 @@
-"""Files in official formats come back byte for byte; every broken one is named in one sentence."""
+"""Batches and npz files come back byte for byte; every broken one is named in one sentence."""
 
 import pickle
 import struct
@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
 
-from fsrobust.data.readers import read_cifar10, read_digits, read_folder, read_npz
+from fsrobust.data.readers import read_cifar10, read_npz
 from fsrobust.types import InputError
 
 Arrays = dict[str, Any]
@@ -24,26 +23,6 @@ Arrays = dict[str, Any]
 def pixels(*shape: int, seed: int = 0) -> np.ndarray:
     """Return random bytes."""
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
-# --- digits ---
-
-
-def test_digits_first_row_by_hand() -> None:
-    """The first digit's top row is 0 0 5 13 9 1 0 0 of 16, so k · 255/16 rounded, and it is a 0."""
-    test = read_digits([], "test")
-    assert test.images[0, 0, 0].tolist() == [0, 0, 80, 207, 143, 16, 0, 0]
-    assert test.labels[0] == 0
-    assert test.images.max() == 255
-
-
-def test_digits_splits_share_nothing_and_lack_nothing() -> None:
-    """Every fifth sample is test, the others train; ids are scikit-learn's order."""
-    train, test = read_digits([], "train"), read_digits([], "test")
-    assert (len(train.ids), len(test.ids)) == (1437, 360)
-    assert test.ids.tolist() == list(range(0, 1797, 5))
-    assert sorted([*train.ids, *test.ids]) == list(range(1797))
-    assert len(train.images) == len(train.labels) == 1437
 
 
 # --- CIFAR-10, binary ---
@@ -318,136 +297,3 @@ def test_what_is_no_npz_is_named(tmp_path: Path) -> None:
             read_npz(file, "train")
     with pytest.raises(InputError, match="no such file"):
         read_npz(tmp_path / "none.npz", "train")
-
-
-# --- folders of images ---
-
-
-def save(path: Path, image: np.ndarray | Image.Image, **options: Any) -> Path:
-    """Write an image, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two classes, two training images each and one test image, 6 × 6 colour PNGs."""
-    for position, name in enumerate(
-        ["train/dog/b", "train/dog/a", "train/cat/2", "train/cat/10", "test/cat/x"]
-    ):
-        save(tmp_path / f"{name}.png", pixels(6, 6, 3, seed=position))
-    save(tmp_path / "test/dog/x.PNG", pixels(6, 6, 3, seed=9))
-    return tmp_path
-
-
-def test_folder_order_and_pixels(folder: Path) -> None:
-    """Classes and files come sorted by name, pixels unchanged, ids by position."""
-    train = read_folder(folder, "train")
-    expected = [pixels(6, 6, 3, seed=seed).transpose(2, 0, 1) for seed in (3, 2, 1, 0)]
-    np.testing.assert_array_equal(train.images, expected)
-    assert train.labels.tolist() == [0, 0, 1, 1]
-    assert train.ids.tolist() == [0, 1, 2, 3]
-    assert train.class_names == ("cat", "dog")
-    assert read_folder(folder, "test").labels.tolist() == [0, 1]
-
-
-def test_folder_ignores_what_is_no_image(folder: Path) -> None:
-    """Notes and the hidden files of file managers change nothing."""
-    (folder / "train/cat/notes.txt").write_text("x")
-    (folder / "train/cat/.hidden.png").write_text("x")
-    (folder / "train/.cache").mkdir()
-    assert len(read_folder(folder, "train").images) == 4
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
-def test_other_modes_become_rgb(folder: Path, mode: str) -> None:
-    """Grey, bilevel, palette, transparent and print images end as three channels."""
-    suffix = "jpg" if mode == "CMYK" else "png"
-    image = Image.new("RGB", (6, 6), (255, 255, 255)).convert(mode)
-    options: Arrays = {"transparency": bytes(range(256))} if mode == "P" else {}
-    (folder / "train/cat/2.png").unlink()
-    save(folder / f"train/cat/2.{suffix}", image, **options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        train = read_folder(folder, "train")
-    assert train.images[1].min() >= 254  # JPEG may lose one level
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "JPEG", "bmp", "webp"])
-def test_every_promised_format_is_read(folder: Path, suffix: str) -> None:
-    """Each suffix, in either case, is decoded; a plain colour survives the lossy ones within 3 levels."""
-    save(folder / f"test/cat/y.{suffix}", np.full((6, 6, 3), (200, 100, 50), np.uint8))
-    image = read_folder(folder, "test").images[1].astype(int)
-    assert abs(image - np.array([200, 100, 50])[:, None, None]).max() <= 3
-
-
-def test_resizing_cuts_the_centre(folder: Path) -> None:
-    """An image whose shorter side has the right length already loses only its outer columns."""
-    wide = pixels(6, 10, 3, seed=5)
-    save(folder / "test/cat/x.png", wide)
-    image = read_folder(folder, "test", image_size=6).images[0]
-    np.testing.assert_array_equal(image, wide[:, 2:8].transpose(2, 0, 1))
-
-
-def test_resizing_is_antialiased(folder: Path) -> None:
-    """Two white columns in each eight shrink to a dark grey; sampled alone they would stay white."""
-    board = np.zeros((24, 24, 3), np.uint8)
-    board[:, [3, 4, 11, 12, 19, 20]] = 255
-    save(folder / "test/cat/x.png", board)
-    image = read_folder(folder, "test", image_size=3).images[0].astype(float)
-    # their mean is 64, and bicubic weights favour the middle a little; unfiltered it would be 255
-    assert abs(image - 64).max() < 32
-
-
-def test_sizes_must_agree_or_be_made_to(folder: Path) -> None:
-    """Two sizes, or one that is not square, are refused with both sizes and the way out."""
-    save(folder / "train/dog/b.png", pixels(8, 8, 3))
-    with pytest.raises(InputError, match=r"10\.png is 6×6 and .*b\.png is 8×8.*--image-size 64"):
-        read_folder(folder, "train")
-    save(folder / "test/cat/x.png", pixels(6, 8, 3))
-    with pytest.raises(InputError, match=r"square .* 8×6 .*--image-size 64"):
-        read_folder(folder, "test")
-    assert read_folder(folder, "train", image_size=4).images.shape == (4, 3, 4, 4)
-
-
-def test_unusable_images_are_named(folder: Path) -> None:
-    """16-bit, cut, foreign and disguised images are refused with their name."""
-    file = folder / "train/cat/2.png"
-    good = file.read_bytes()
-    save(file, pixels(6, 6).astype(np.uint16) * 257)
-    with pytest.raises(InputError, match=r"8 bits a pixel, but .*2\.png has mode I;16"):
-        read_folder(folder, "train")
-    for broken in (good[:-30], b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n"):
-        file.write_bytes(broken)
-        with pytest.raises(InputError, match=r"Expected an image in .*2\.png"):
-            read_folder(folder, "train")
-    save(folder / "train/cat/3.tif", pixels(6, 6, 3))
-    with pytest.raises(InputError, match=r"3\.tif; convert it"):
-        read_folder(folder, "train")
-
-
-@pytest.mark.parametrize("limit", [20, 10])
-def test_decompression_bombs_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    """Above Pillow's limit of pixels, where it warns, and above twice that, where it raises."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(InputError, match="DecompressionBomb"):
-        read_folder(folder, "train")
-
-
-def test_broken_folders_are_named(folder: Path) -> None:
-    """A missing split, a missing, empty or only class: each is refused by name."""
-    (folder / "test/cat/x.png").unlink()
-    with pytest.raises(InputError, match=r"Expected images in .*test/cat, but got none"):
-        read_folder(folder, "train")
-    (folder / "test/cat").rmdir()
-    with pytest.raises(InputError, match=r"got no folder .*test/cat"):
-        read_folder(folder, "train")
-    for file in (folder / "train/cat").iterdir():
-        file.unlink()
-    (folder / "train/cat").rmdir()
-    with pytest.raises(InputError, match=r"at least two class folders .*got dog"):
-        read_folder(folder, "train")
-    (folder / "test").rename(folder / "testing")
-    with pytest.raises(InputError, match=r"Expected a folder .*test with"):
-        read_folder(folder, "train")

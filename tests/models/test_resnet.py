@@ -1,7 +1,5 @@
 """ResNets: size and cost against the published figures, shapes, and clear refusals."""
 
-from typing import get_args
-
 import pytest
 import torch
 from torch import nn
@@ -22,7 +20,8 @@ def multiply_adds(model: nn.Module, size: int) -> int:
     """Return multiply-adds of convolutions and products for one image, as torch counts them."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, 3, size, size))
-    return counter.get_total_flops() // 2
+    flops: int = counter.get_total_flops()
+    return flops // 2
 
 
 def test_resnet18_has_the_published_size_and_cost() -> None:
@@ -154,7 +153,8 @@ def test_a_temperature_must_be_positive(tau: float) -> None:
         create_model("resnet_small", classes=2, fsr="paper", tau=tau)
 
 
-def test_unknown_names_are_answered_with_the_nearest(unchecked: None) -> None:
+@pytest.mark.usefixtures("unchecked")
+def test_unknown_names_are_answered_with_the_nearest() -> None:
     """A misspelt model or stem is refused with what there is."""
     with pytest.raises(InputError, match='Unknown model "resnet19"; did you mean "resnet18"'):
         create_model("resnet19", classes=10)
@@ -191,8 +191,3 @@ def test_gradients_reach_every_parameter() -> None:
     model = create_model("resnet_small", classes=3, width=4).train()
     model(images(4)).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
-
-
-def test_every_stem_is_tested() -> None:
-    """The stems above are all there are."""
-    assert set(get_args(ModelConfig.__annotations__["stem"])) == {"cifar", "imagenet"}

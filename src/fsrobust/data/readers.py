@@ -130,7 +130,8 @@ def read_npz(file: Path, split: Split) -> Samples:
         raise InputError(f"Expected a numpy .npz file at {file}, but got {got}; use numpy.savez")
     with (
         reading(file, "numpy arrays without pickled objects"),
-        np.load(file, allow_pickle=False) as arrays,
+        file.open("rb") as stream,  # numpy would leave a broken file open
+        np.load(stream, allow_pickle=False) as arrays,
     ):
         x, y = _npz_names(file, arrays.files)
         labels = {part: _labels(f"{file}:{y.format(part)}", arrays[y.format(part)]) for part in _SPLITS}

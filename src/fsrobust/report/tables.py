@@ -1,0 +1,208 @@
+"""Accuracies as tables: pure functions of outcomes, for a terminal, for Markdown, and for a spreadsheet."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fsrobust.attacks import ATTACKS, SUITES
+from fsrobust.evaluate import Interval, Outcome, wilson
+from fsrobust.types import InputError
+
+TITLES: Final = {
+    "natural": "Natural",
+    "fgsm": "FGSM",
+    "pgd10": "PGD-10",
+    "pgd20": "PGD-20",
+    "pgd100": "PGD-100",
+    "cw": "C&W",
+    "autoattack": "AutoAttack",
+    "ensemble": "Ensemble",
+    "all": "All attacks",
+}
+"""How columns are headed; an attack that is not here goes by its own name."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An accuracy in [0, 1] on n samples, by the paper's count and strictly; ``published`` is in %."""
+
+    accuracy: float
+    interval: Interval
+    strict: float
+    strict_interval: Interval
+    n: int
+    published: float | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the published accuracy, in percentage points."""
+        return None if self.published is None else 100 * self.accuracy - self.published
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run's cells by column; ``gaps`` says why a column is empty."""
+
+    label: str
+    n: int
+    cells: Mapping[str, Cell]
+    gaps: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of accuracies over common columns."""
+
+    columns: Sequence[str]
+    rows: Sequence[Row]
+
+
+def accuracy_table(
+    outcomes: Mapping[str, Outcome], published: Mapping[str, Mapping[str, float]] | None = None
+) -> Table:
+    """Return the table of some outcomes, by label; ``published`` accuracies are in %, by label and column.
+
+    Columns: natural, each attack that any of them met, "ensemble" (right when clean and under all four of
+    the paper's white-box attacks), and "all" where other attacks than those four ran.
+    """
+    met = {name for outcome in outcomes.values() for name in outcome.attacks}
+    known = [name for name in ATTACKS if name in met]
+    columns = ["natural", *known, *sorted(met - set(known))]
+    together = {label: _ensembles(outcome) for label, outcome in outcomes.items()}
+    columns += [c for c in ("ensemble", "all") if any(c in names for names in together.values())]
+    rows = []
+    for label, outcome in outcomes.items():
+        theirs = (published or {}).get(label, {})
+        cells, gaps = {}, {}
+        for column in columns:
+            names = together[label].get(column, column)
+            try:
+                cells[column] = _cell(outcome, names, theirs.get(column))
+            except InputError as error:
+                gaps[column] = "not run" if _absent(outcome, column) else str(error)
+        rows.append(Row(label, outcome.n, cells, gaps))
+    return Table(columns, rows)
+
+
+def _ensembles(outcome: Outcome) -> dict[str, list[str]]:
+    """Return which attacks make the ensemble columns of an outcome."""
+    paper, ran = list(SUITES["whitebox"]), list(outcome.attacks)
+    columns = {"ensemble": paper} if set(paper) <= set(ran) else {}
+    return columns | ({"all": ran} if len(ran) > 1 and set(ran) != set(paper) else {})
+
+
+def _absent(outcome: Outcome, column: str) -> bool:
+    return column not in outcome.attacks and column != "all"
+
+
+def _cell(outcome: Outcome, names: str | list[str], published: float | None) -> Cell:
+    natural = names == "natural"
+    accuracy = outcome.accuracy(names) if isinstance(names, str) else outcome.ensemble(names)
+    if natural:
+        strict, strict_interval = accuracy, outcome.interval("natural")
+    else:
+        parts = [names] if isinstance(names, str) else names
+        strict = outcome.ensemble(parts, strict=True)
+        strict_interval = outcome.interval(parts, strict=True)
+    return Cell(accuracy, outcome.interval(names), strict, strict_interval, outcome.n, published)
+
+
+def worst_case(outcome: Outcome) -> Cell:
+    """Return the share right when clean and at every step of every attack on record, as both counts."""
+    survivors = int(outcome.survivors(outcome.attacks, strict=True).sum())
+    share, interval = survivors / outcome.n, wilson(survivors, outcome.n)
+    return Cell(share, interval, share, interval, outcome.n)
+
+
+def percent(share: float, n: int) -> str:
+    """Return a share in %, with as many decimals as n samples can carry.
+
+    >>> percent(0.8433, 300), percent(0.4822, 10_000)
+    ('84.3', '48.22')
+    """
+    return f"{100 * share:.{2 if n >= 10_000 else 1}f}"
+
+
+def span(interval: Interval, n: int) -> str:
+    """Return an interval in %, "80.1–88.0"."""
+    return f"{percent(interval.low, n)}–{percent(interval.high, n)}"
+
+
+def signed(points: float, n: int) -> str:
+    """Return a difference in percentage points with its sign.
+
+    >>> signed(-0.314, 300), signed(0.0, 300)
+    ('−0.3', '±0.0')
+    """
+    text = f"{abs(points):.{2 if n >= 10_000 else 1}f}"
+    return f"{'±' if float(text) == 0 else '+' if points > 0 else '−'}{text}"
+
+
+def comparison_table(outcomes: Mapping[str, Outcome]) -> str:
+    """Return the table of some outcomes as lines for a terminal."""
+    return as_text(accuracy_table(outcomes))
+
+
+def as_text(table: Table) -> str:
+    """Return a table as aligned lines: a run's accuracies, their intervals, and the strict accuracies."""
+    heads = [TITLES.get(column, column) for column in table.columns]
+    lines = [["accuracy in %", "n", *heads]]
+    for row in table.rows:
+        cells = [row.cells.get(column) for column in table.columns]
+        lines += [
+            [row.label, str(row.n), *(percent(c.accuracy, c.n) if c else "–" for c in cells)],
+            ["  95 % interval", "", *(span(c.interval, c.n) if c else "" for c in cells)],
+            ["  strict", "", *(percent(c.strict, c.n) if c else "" for c in cells)],
+        ]
+        if any(c and c.published is not None for c in cells):
+            lines.append(["  published", "", *(_against(c) for c in cells)])
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    aligned = [
+        "  ".join([line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
+    return "\n".join(line.rstrip() for line in aligned)
+
+
+def _against(cell: Cell | None) -> str:
+    if cell is None or cell.published is None or cell.difference is None:
+        return ""
+    return f"{cell.published:g} ({signed(cell.difference, cell.n)})"
+
+
+def as_markdown(table: Table) -> str:
+    """Return a table as Markdown: "84.3 (79.8–88.0), strict 84.0; published 48.22 (+0.31)"."""
+    heads = ["Accuracy in % (95 % interval)", "n", *(TITLES.get(c, c) for c in table.columns)]
+    lines = [heads, ["---", *["--:"] * (len(heads) - 1)]]
+    for row in table.rows:
+        cells = [(column, row.cells.get(column)) for column in table.columns]
+        lines.append([row.label, str(row.n), *(_markdown_cell(column, cell) for column, cell in cells)])
+    return "\n".join(f"| {' | '.join(_flat(text) for text in line)} |" for line in lines)
+
+
+def _markdown_cell(column: str, cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    text = f"{percent(cell.accuracy, cell.n)} ({span(cell.interval, cell.n)})"
+    text += "" if column == "natural" else f", strict {percent(cell.strict, cell.n)}"
+    return text + (f"; published {_against(cell)}" if cell.published is not None else "")
+
+
+def _flat(text: str) -> str:
+    """Return a text that cannot break out of its cell."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def as_csv(table: Table) -> str:
+    """Return a table as CSV, a line per run and column: shares in [0, 1], published accuracies in %."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    heads = "run,column,n,accuracy,low,high,strict,strict_low,strict_high,published,difference"
+    writer.writerow(heads.split(","))
+    for row in table.rows:
+        for column, c in row.cells.items():
+            values = [c.n, c.accuracy, *c.interval, c.strict, *c.strict_interval, c.published, c.difference]
+            writer.writerow([row.label, column, *("" if value is None else value for value in values)])
+    return file.getvalue()
