@@ -180,7 +180,8 @@ def load(source: str | os.PathLike[str], *, checkpoint: str = "last") -> nn.Modu
     tensors, config = read_weights(file)
     if config is None:
         raise InputError(f'"{file}" does not say which network its weights belong to')
-    model = build(config)
+    with torch.random.fork_rng(devices=[]):  # the weights about to be overwritten cost the caller no draws
+        model = build(config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

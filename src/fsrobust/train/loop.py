@@ -177,6 +177,11 @@ class _Run:
 
     def go(self, stopwatch: Stopwatch) -> History:
         """Train until the last epoch, or until asked to stop."""
+        kept = f", {len(self.validation)} held out to choose the best" if self.validation is not None else ""
+        self.reporter.say(
+            f"training on {len(self.data)} samples of {self.data.name}{kept}; "
+            f"{self.train.epochs} epochs, {self.train.engine} engine, {self.device}"
+        )
         while self.position.epoch <= self.train.epochs:
             stopped = self._epoch(stopwatch)
             if stopped:
