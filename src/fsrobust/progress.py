@@ -95,7 +95,7 @@ def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
 def duration(seconds: float) -> str:
     """Return a duration in the unit that fits.
 
-    >>> duration(45), duration(150), duration(9000)
+    >>> duration(45.0), duration(150.0), duration(9000.0)
     ('45 s', '2 min', '2.5 h')
     """
     if seconds < 100:

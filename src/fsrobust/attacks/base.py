@@ -97,7 +97,7 @@ def perturb(
         # an inference tensor cannot enter autograd; its clone outside inference mode can
         x, y = x.detach().clone(), y.clone()
         probe = Probe(model)
-        _check_labels(probe.logits(x[:1]), y)
+        _check_labels(y, classes=probe.logits(x[:1]).shape[1])
         return _run(attack, probe, x, y, ids.to(x.device), seed)
 
 
@@ -110,7 +110,7 @@ def search(attack: Attack, model: nn.Module, x: Images, y: Labels, *, ids: Ids, 
     _check_batch(x, y, ids)
     with under_attack(model), ieee_fp32():
         x, y = x.detach().clone(), y.clone()
-        _check_labels(Probe(model).logits(x[:1]), y)
+        _check_labels(y, classes=Probe(model).logits(x[:1]).shape[1])
         witness = _Witness(x, y)
         probe = Probe(model, watch=witness)
         last = _run(attack, probe, x, y, ids.to(x.device), seed)
@@ -164,8 +164,7 @@ def _check_batch(x: Images, y: Labels, ids: Ids) -> None:
         )
 
 
-def _check_labels(logits: Logits, y: Labels) -> None:
-    classes = logits.shape[1]
+def _check_labels(y: Labels, *, classes: int) -> None:
     if y.dtype != torch.int64 or not 0 <= int(y.min()) <= int(y.max()) < classes:
         raise InputError(
             f"Expected int64 labels in [0, {classes}) as the model has {classes} classes, "

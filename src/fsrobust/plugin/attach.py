@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsrobust.models import ModelConfig
 from fsrobust.plugin.module import FSR
-from fsrobust.types import Features, Images, InputError, Logits, unknown_name
+from fsrobust.types import Images, InputError, Logits, unknown_name
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Parts:
     robust: list[Logits]
     nonrobust: list[Logits]
     recalibrated: list[Logits]
-    mask: list[Features]
+    mask: list[Float[Tensor, "B _ _ _"]]
 
 
 class Guarded(nn.Module):

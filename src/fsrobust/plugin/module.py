@@ -41,8 +41,8 @@ class FSR(nn.Module):
     """Separate a feature map by robustness, recalibrate the non-robust part, return their sum.
 
     With r = S(f) and m the soft mask of r: f⁺ = m⊗f, f⁻ = (1 − m)⊗f, f̃⁻ = f⁻ + (1 − m)⊗R(f⁻), and the output
-    is f⁺ + f̃⁻ = f + (1 − m)⊗R((1 − m)⊗f): a gated residual adapter. Any C, H and W will do. The mask is noisy in
-    train mode only. ``init="identity"`` zeroes R's last convolution, so that the output is f exactly.
+    is f⁺ + f̃⁻ = f + (1 − m)⊗R((1 − m)⊗f): a gated residual adapter. Any C, H and W will do. The mask is noisy
+    in train mode only. ``init="identity"`` zeroes R's last convolution, so that the output is f exactly.
     """
 
     def __init__(

@@ -1,0 +1,139 @@
+"""Images of a gallery as PNG: pixels stay square pixels, a perturbation is magnified around mid-grey."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fsrobust.report.results import Gallery, Masks
+
+Pixels = NDArray[np.uint8]
+"""[H, W] grey or [H, W, 3] colour."""
+
+SIDE: Final = 96
+"""Small images are enlarged, by a whole factor, to about so many pixels."""
+HEAT: Final = "cividis"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One sample of a gallery as data URIs, with the class names of what it is and what the model said."""
+
+    image: str
+    perturbation: str
+    attacked: str
+    label: str
+    before: str
+    after: str
+    right_before: bool
+    right_after: bool
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The mask over one sample, clean and attacked, as data URIs."""
+
+    clean: str
+    attacked: str
+    label: str
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """Heat maps of some samples on one scale: ``low`` to ``high`` of the mask's mean over channels."""
+
+    shots: Sequence[Heat]
+    low: float
+    high: float
+    bar: str
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return a file as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def png(pixels: Pixels) -> str:
+    """Return pixels as the data URI of a PNG, small ones enlarged without smoothing."""
+    image = Image.fromarray(pixels)
+    factor = max(1, round(SIDE / max(image.size)))
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return data_uri(file.getvalue(), "image/png")
+
+
+def _pixels(image: NDArray[np.floating]) -> Pixels:
+    """Return an image [C, H, W] in [0, 1] as pixels; channels other than 1 or 3 become their mean."""
+    channels = image if len(image) in (1, 3) else image.mean(0, keepdims=True)
+    values = np.rint(np.clip(channels, 0, 1) * 255).astype(np.uint8)
+    return values[0] if len(values) == 1 else values.transpose(1, 2, 0)
+
+
+def magnification(gallery: Gallery) -> float:
+    """Return the factor by which the largest change in a gallery fills the range from black to white."""
+    largest = float(np.abs(gallery.attacked - gallery.images / 255).max(initial=0))
+    return 0.5 / largest if largest > 0 else 1.0
+
+
+def gallery_shots(gallery: Gallery, class_names: Sequence[str]) -> list[Shot]:
+    """Return a gallery's samples as pictures; grey in a perturbation means that nothing changed."""
+    factor, shots = magnification(gallery), []
+    for place in range(len(gallery.labels)):
+        image = gallery.images[place] / 255
+        attacked = gallery.attacked[place]
+        truth = int(gallery.labels[place])
+        before, after = int(gallery.natural_predicted[place]), int(gallery.predicted[place])
+        shots.append(
+            Shot(
+                image=png(_pixels(image)),
+                perturbation=png(_pixels(0.5 + factor * (attacked - image))),
+                attacked=png(_pixels(attacked)),
+                label=_name(class_names, truth),
+                before=_name(class_names, before),
+                after=_name(class_names, after),
+                right_before=before == truth,
+                right_after=after == truth,
+            )
+        )
+    return shots
+
+
+def _name(class_names: Sequence[str], index: int) -> str:
+    return class_names[index] if 0 <= index < len(class_names) else f"class {index}"
+
+
+def heat_maps(masks: Masks, gallery: Gallery, class_names: Sequence[str]) -> HeatMaps:
+    """Return the mask as a heat map over the images of the gallery that it was computed on."""
+    low = float(min(masks.natural.min(), masks.attacked.min()))
+    high = float(max(masks.natural.max(), masks.attacked.max()))
+    shots = [
+        Heat(
+            clean=_overlay(gallery.images[place] / 255, masks.natural[place], low, high),
+            attacked=_overlay(gallery.attacked[place], masks.attacked[place], low, high),
+            label=_name(class_names, int(gallery.labels[place])),
+        )
+        for place in range(min(len(masks.natural), len(gallery.labels)))
+    ]
+    ramp = mpl.colormaps[HEAT](np.linspace(0, 1, 96))[None, :, :3].repeat(8, axis=0)
+    return HeatMaps(shots, low, high, png(np.rint(ramp * 255).astype(np.uint8)))
+
+
+def _overlay(image: NDArray[np.floating], mask: NDArray[np.float32], low: float, high: float) -> str:
+    """Return an image in greys under its mask in colours, each place of the mask a rectangle."""
+    height, width = image.shape[1:]
+    rows = np.arange(height) * mask.shape[0] // height
+    columns = np.arange(width) * mask.shape[1] // width
+    spread = mask[rows][:, columns]
+    scaled = (spread - low) / (high - low) if high > low else np.full_like(spread, 0.5)
+    heat = mpl.colormaps[HEAT](scaled)[..., :3]
+    grey = image.mean(0)[..., None]
+    # the darker the pixel, the darker its colour: shapes stay visible, hues stay readable
+    mixed = heat * (0.35 + 0.65 * np.clip(grey, 0, 1))
+    return png(np.rint(mixed * 255).astype(np.uint8))
