@@ -47,6 +47,7 @@ def _print(values: dict[str, Any]) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the three runs and the report go.")] = Path("runs/demo"),
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Make a small classifier robust, attack it, and write the proof: minutes on a laptop."""
@@ -55,7 +56,7 @@ def demo(
     from fsrobust.report import comparison_table
 
     with ConsoleReporter(_console(as_json)) as reporter:
-        result = story.demo(out, say=reporter.say, reporter=reporter, progress=reporter.attack)
+        result = story.demo(out, seed=seed, say=reporter.say, reporter=reporter, progress=reporter.attack)
     if as_json:
         _print(
             {

@@ -100,4 +100,4 @@ def test_adversarial_images_equal_the_authors(model: Guarded, golden: dict[str, 
     ours = perturb(make_attack(attack, Linf(8 / 255)), model, x, y)
     equal = (ours - theirs).abs() < 1e-6  # pixels are multiples of a step of 3·10⁻³, rounded to 6·10⁻⁸
     assert equal.float().mean() >= 0.999
-    assert (theirs - x).abs().mean() > 4 / 255  # the authors' images are far from the clean ones
+    assert (theirs - x).abs().mean() > 2 / 255  # the authors' images are far from the clean ones

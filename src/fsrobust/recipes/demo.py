@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 
+from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.evaluate import Outcome, carry_out
 from fsrobust.evaluate.engine import Progress
@@ -46,7 +47,7 @@ def demo(
     """
     data, outcomes = load_dataset("digits", "train"), {}
     for number, (title, name) in enumerate(CHAPTERS.items(), start=1):
-        run = recipe(name)
+        run = override(recipe(name), [f"train.seed={seed}"])
         folder = out / name
         say(f"{number}/3  {title}: training {run.train.epochs} epochs on {len(data)} digits …")
         train_run(run, data, out=folder, device=torch.device("cpu"), resume=True, reporter=reporter)
