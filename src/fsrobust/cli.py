@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
 from fsrobust.types import InputError
+
+UsageError: Any = typer.BadParameter.__base__
+"""What the parser raises: click's own class, or that of the click which newer typers carry inside."""
 
 app = typer.Typer(
     name="fsrobust",
@@ -235,16 +237,17 @@ def main() -> None:
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run one command and return its exit code; ``debug`` lets tracebacks through."""
     try:
-        code = app(arguments, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except click.ClickException as error:
-        return _fail(error.format_message(), 2)
+        code = app(arguments, standalone_mode=False, prog_name="fsrobust")
+    except typer.Exit as done:
+        return int(done.exit_code)
+    except UsageError as error:
+        # help, as shown for a bare command, is an error without a message
+        return _fail(error.format_message(), 2) if str(error) else 2
     except InputError as error:
         if debug:
             raise
         return _fail(str(error), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("Interrupted", 1)
     except Exception as error:  # the last resort: a sentence for users, the traceback for us
         if debug:

@@ -232,7 +232,8 @@ class _Run:
         if bool(torch.isfinite(total)):
             return
         ids = ", ".join(str(i) for i in self.data.ids[indices][:8].tolist())
-        kept = f'; "{self.out}" keeps the last good checkpoint' if self.out else ""
+        saved = self.out is not None and (self.out / "checkpoints" / "last").exists()
+        kept = f'; "{self.out}" keeps the last good checkpoint' if saved else ""
         raise TrainingError(
             f"The loss became {float(total)} at step {self.position.step} (epoch {self.position.epoch}, "
             f"samples {ids} …){kept}; a lower train.lr usually helps"

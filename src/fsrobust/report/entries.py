@@ -1,0 +1,124 @@
+"""The rows of a page: each evaluation of each run, with a name of its own and a look of its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fsrobust.report.figures import Style, style
+from fsrobust.report.results import Evaluation, RunResults
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """An evaluation under a label that no other one on the page has."""
+
+    label: str
+    run: RunResults
+    evaluation: Evaluation
+    style: Style
+
+
+@dataclass(frozen=True, eq=False)
+class Cast:
+    """Who is on a page: entries, runs with a label and a style, and the words that all titles begin with."""
+
+    common: str
+    entries: Sequence[Entry]
+    runs: Sequence[tuple[RunResults, str, Style]]
+
+
+_Pair = tuple[RunResults, Evaluation | None]
+
+
+def _training_seed(pair: _Pair) -> str:
+    train = (pair[0].config or {}).get("train") or {}
+    return f"seed {train['seed']}" if "seed" in train else ""
+
+
+def _checkpoint(pair: _Pair) -> str:
+    return f"{pair[1].checkpoint} checkpoint" if pair[1] and pair[1].checkpoint else ""
+
+
+def _ball(pair: _Pair) -> str:
+    return f"{pair[1].norm} {pair[1].eps}" if pair[1] else "not evaluated"
+
+
+def _data(pair: _Pair) -> str:
+    return f"{pair[1].record['data']['name']} {pair[1].record['data']['split']}" if pair[1] else ""
+
+
+def _samples(pair: _Pair) -> str:
+    return f"{pair[1].outcome.n} samples" if pair[1] else ""
+
+
+def _evaluation_seed(pair: _Pair) -> str:
+    return f"evaluation seed {pair[1].record['seed']}" if pair[1] else ""
+
+
+_TRAITS: Final[tuple[Callable[[_Pair], str], ...]] = (
+    _training_seed,
+    _checkpoint,
+    _ball,
+    _data,
+    _samples,
+    _evaluation_seed,
+    lambda pair: pair[0].folder.resolve().name,
+    lambda pair: pair[0].folder.resolve().parent.name,
+)
+
+
+def cast(runs: Sequence[RunResults]) -> Cast:
+    """Return who is on the page; titles lose what all begin with, and gain what tells equal ones apart.
+
+    A run and its evaluations share a colour only if it has one evaluation: lines of a figure must differ.
+    """
+    common = _common_start([run.title for run in runs])
+    pairs: list[_Pair] = [(run, one) for run in runs for one in (run.evaluations or (None,))]
+    labels = [run.title.removeprefix(common) for run, _ in pairs]
+    for trait in _TRAITS:
+        labels = _told_apart(labels, [trait(pair) for pair in pairs])
+    labels = _told_apart(labels, [f"no. {place}" for place in range(1, len(labels) + 1)])
+    entries, shown, styles = [], [], {}
+    for place, ((run, evaluation), label) in enumerate(zip(pairs, labels, strict=True)):
+        if evaluation is not None:
+            entries.append(Entry(label, run, evaluation, style(place)))
+        if id(run) not in styles:
+            styles[id(run)] = style(place)
+            several = len(run.evaluations) > 1
+            shown.append((run, run.title.removeprefix(common) if several else label, style(place)))
+    return Cast(common.rstrip(", "), entries, shown)
+
+
+def _common_start(titles: Sequence[str]) -> str:
+    """Return the parts between commas that all titles begin with, short of a whole title.
+
+    >>> _common_start(["Digits, AT", "Digits, AT + FSR"])
+    'Digits, '
+    """
+    if len(titles) < 2:
+        return ""
+    parts = [title.split(", ")[:-1] for title in titles]
+    kept = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        kept.append(column[0])
+    return "".join(f"{part}, " for part in kept)
+
+
+def _told_apart(labels: Sequence[str], traits: Sequence[str]) -> list[str]:
+    """Return labels with a trait added where equal ones differ in it."""
+    told = []
+    for label, trait in zip(labels, traits, strict=True):
+        among = {t for other, t in zip(labels, traits, strict=True) if other == label}
+        told.append(f"{label}, {trait}" if len(among) > 1 and trait else label)
+    return told
+
+
+def unique_folders(runs: Sequence[Path | str]) -> list[Path]:
+    """Return each directory once, in order, however it was written."""
+    folders: dict[Path, Path] = {}
+    for run in runs:
+        folders.setdefault(Path(run).resolve(), Path(run))
+    return list(folders.values())

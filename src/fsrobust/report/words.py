@@ -1,0 +1,227 @@
+"""Sentences, computed from numbers: what a page says in words, so that a reader need not know the field."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+from fsrobust.evaluate import Interval
+from fsrobust.report.entries import Entry
+from fsrobust.report.figures import ball_radius
+from fsrobust.report.results import Record
+from fsrobust.report.tables import TITLES, Cell, Table, percent, worst_case
+
+UPPER_BOUND: Final = (
+    "Robust accuracy is an upper bound: a stronger attack can only find more images on which the model fails, "
+    "never fewer. The numbers say what these attacks found, not what no attack could find."
+)
+COUNTS: Final = (
+    "The large number is the paper's count: an image counts when the model is right about the last image that "
+    "the attack made, even where it was wrong about the clean one. “Strict” asks for more: right "
+    "about the clean image and about every image that the attack tried on its way."
+)
+INTERVALS: Final = (
+    "In grey: the 95 % interval (Wilson). Another draw of as many images would mostly give a number within it."
+)
+PIXELS: Final = "on a scale from 0 (black) to 1 (white)"
+
+
+def share(value: float, interval: Interval, n: int) -> str:
+    """Return a share and its interval as prose gives them, "84 % (80–88 %)".
+
+    >>> share(0.843, Interval(0.801, 0.880), 300)
+    '84\\xa0% (80–88\\xa0%)'
+    """
+    return f"{_whole(value, n)}\N{NO-BREAK SPACE}% ({_whole(interval.low, n)}–{_whole(interval.high, n)}\N{NO-BREAK SPACE}%)"
+
+
+def _whole(value: float, n: int) -> str:
+    """Return a share in whole %, but never 0 or 100 for what is not, nor whole on thousands of samples."""
+    whole = f"{100 * value:.0f}"
+    hides = (whole == "0" and value > 0) or (whole == "100" and value < 1)
+    return percent(value, n) if n >= 1000 or hides else whole
+
+
+def count(number: int) -> str:
+    """Return a count with its thousands apart, "1,294"."""
+    return f"{number:,}"
+
+
+def ball_in_words(norm: str, eps: str) -> str:
+    """Return what an attacker may do, for somebody who has not met a norm.
+
+    >>> ball_in_words("l2", "0.5")
+    'each image may move by a Euclidean distance of up to 0.5 (pixels are on a scale from 0 (black) to 1 (white))'
+    """
+    if norm == "linf":
+        return f"each pixel may move by up to {eps} {PIXELS}"
+    if norm == "l2":
+        return f"each image may move by a Euclidean distance of up to {eps} (pixels are {PIXELS})"
+    return f"each image may move by up to {eps} in the norm {norm} (pixels are {PIXELS})"
+
+
+def sample_in_words(record: Record) -> str:
+    """Return which images an evaluation used, "300 test images of digits (drawn from 360 by seed 0)"."""
+    data = record["data"]
+    text = f"{count(data['n'])} {data['split']} images of {data['name']}"
+    if data["n"] == data["of"]:
+        return f"{text} (all there are)"
+    return f"{text} (drawn from {count(data['of'])} by seed {record['seed']})"
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Return texts as a list in a sentence, "a, b and c"."""
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def summary(entries: Sequence[Entry]) -> list[str]:
+    """Return the story of a page in a few sentences: what was tried, what withstood it, what differs."""
+    sentences = []
+    for group in comparable(entries):
+        first = group[0].evaluation
+        ranked = sorted(group, key=lambda entry: -worst_case(entry.evaluation.outcome).accuracy)
+        cells = [worst_case(entry.evaluation.outcome) for entry in ranked]
+        sample, ball = sample_in_words(first.record), ball_in_words(first.norm, first.eps)
+        if len(group) == 1:
+            sentences.append(_alone(ranked[0], cells[0], sample, ball))
+        else:
+            sentences.append(_together(ranked, cells, sample, ball))
+            sentences += _differences(ranked, cells)
+    return sentences
+
+
+def comparable(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Return entries in groups that met the same samples in the same ball."""
+    groups: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        data = entry.evaluation.record["data"]
+        same = (entry.evaluation.norm, entry.evaluation.eps, data["sha256"], data["name"], data["split"])
+        groups.setdefault(same, []).append(entry)
+    return list(groups.values())
+
+
+def _alone(entry: Entry, cell: Cell, sample: str, ball: str) -> str:
+    outcome = entry.evaluation.outcome
+    clean = share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n)
+    return (
+        f"Of {sample}, {share(cell.accuracy, cell.interval, cell.n)} are still classified correctly by "
+        f"{entry.label} when {ball}, whatever the attacks below tried; without an attack it is {clean}."
+    )
+
+
+def _together(ranked: Sequence[Entry], cells: Sequence[Cell], sample: str, ball: str) -> str:
+    robust = [f"{e.label} {share(c.accuracy, c.interval, c.n)}" for e, c in zip(ranked, cells, strict=True)]
+    outcomes = [entry.evaluation.outcome for entry in ranked]
+    clean = [share(o.accuracy("natural"), o.interval("natural"), o.n) for o in outcomes]
+    return (
+        f"All were shown the same {sample}. When {ball}, these shares are still classified correctly "
+        f"whatever the attacks below tried: {listed(robust)}. "
+        f"Without an attack it is, in the same order, {listed(clean)}."
+    )
+
+
+def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
+    """Return what the intervals say of each neighbours in the order of robustness."""
+    sentences = []
+    for (better, high), (worse, low) in pairwise(zip(ranked, cells, strict=True)):
+        if high.interval.low > low.interval.high:
+            sentences.append(
+                f"{better.label} withstands more than {worse.label}: their intervals do not overlap."
+            )
+        else:
+            sentences.append(
+                f"The intervals of {better.label} and {worse.label} overlap, so these {count(high.n)} images do "
+                "not show which of the two withstands more."
+            )
+    return sentences
+
+
+def attack_in_words(attack: Mapping[str, Any]) -> str:
+    """Return an attack's settings as prose; step sizes as parts of eps, so that they hold for any ball.
+
+    >>> attack_in_words({"type": "PGD", "ball": {"norm": "linf", "eps": "0.5"}, "steps": 20, "step_size": 0.05,
+    ...     "loss": "ce", "random_start": False, "restarts": 1})
+    'gradient ascent on the cross-entropy, 20 steps of eps/10, from the clean image'
+    """
+    if attack.get("type") != "PGD":
+        hidden = ("type", "ball")
+        settings = ", ".join(f"{name} {value}" for name, value in attack.items() if name not in hidden)
+        return f"{attack.get('type', 'unknown')}{': ' + settings if settings else ''}"
+    radius = ball_radius(attack["ball"]["norm"], attack["ball"]["eps"])
+    loss = {"ce": "cross-entropy", "cw": "margin loss of Carlini and Wagner"}.get(attack["loss"], attack["loss"])
+    steps, restarts = attack["steps"], attack["restarts"]
+    start = "a random point of the ball" if attack["random_start"] else "the clean image"
+    text = f"gradient ascent on the {loss}, {'one step' if steps == 1 else f'{steps} steps'} of "
+    text += f"{_part_of_eps(attack['step_size'], radius)}, from {start}"
+    return text if restarts == 1 else f"{text}, {restarts} times"
+
+
+def _part_of_eps(step_size: float, radius: float) -> str:
+    ratio = radius / step_size if step_size else 0.0
+    if ratio and abs(ratio - round(ratio)) < 1e-6:
+        return "eps" if round(ratio) == 1 else f"eps/{round(ratio)}"
+    return f"{step_size:.4g}"
+
+
+def attacks_in_words(entries: Iterable[Entry]) -> list[tuple[str, str]]:
+    """Return each attack's title and settings; an attack that had several settings has several lines."""
+    lines: dict[tuple[str, str], None] = {}
+    for entry in entries:
+        for name, record in entry.evaluation.records.items():
+            lines[TITLES.get(name, name), attack_in_words(record["attack"])] = None
+    return list(lines)
+
+
+def strict_gap(table: Table) -> str:
+    """Return by how much the two counts differ in a table."""
+    gaps = [100 * (cell.accuracy - cell.strict) for row in table.rows for cell in row.cells.values()]
+    largest = max(gaps, default=0.0)
+    if largest == 0:
+        return "On this page the two agree everywhere."
+    return f"On this page they differ by {largest:.2g} percentage points at most."
+
+
+def limits(entries: Sequence[Entry]) -> list[str]:
+    """Return what the numbers of a page cannot say."""
+    records = [entry.evaluation.record for entry in entries]
+    met = {name for entry in entries for name in entry.evaluation.records}
+    sentences = [f"{entry.label}: {sample_in_words(entry.evaluation.record)}." for entry in entries]
+    sentences += _limits_of_comparison(entries)
+    if not any("autoattack" in name.lower() for name in met):
+        kinds = {r["attack"].get("type") for entry in entries for r in entry.evaluation.records.values()}
+        only = "Only attacks of the PGD kind were run. " if kinds == {"PGD"} else ""
+        sentences.append(
+            f"AutoAttack was not run. {only}A model that hides its gradients can look robust to such attacks "
+            "and fall to others."
+        )
+    if any(len(entry.evaluation.records) == 1 for entry in entries):
+        sentences.append("Some model met one attack only: its robust accuracy is the less certain for it.")
+    if any(record["data"]["name"] == "digits" for record in records):
+        sentences.append(
+            "The digits are 8×8 pixels: a toy. They show that everything works, and say nothing about CIFAR-10 "
+            "or other photographs."
+        )
+    sentences.append(
+        "The ball is all an attacker may do here. Nothing is said about larger changes, other norms, "
+        "rotations, weather, or images unlike those of the data set."
+    )
+    if any(record["provenance"].get("dirty") for record in records):
+        sentences.append("Some records were made with uncommitted changes to the code; see “dirty” below.")
+    return sentences
+
+
+def _limits_of_comparison(entries: Sequence[Entry]) -> list[str]:
+    sentences = []
+    if len(comparable(entries)) > 1:
+        sentences.append(
+            "Not all rows are of the same samples in the same ball: compare those of one kind only."
+        )
+    trained = {entry.run.folder for entry in entries if entry.run.config is not None}
+    if len(trained) > 1:
+        sentences.append(
+            "Each run is one training with one seed. What differs between two runs need not differ between two "
+            "methods: that takes at least three seeds of each."
+        )
+    names = [entry.label.lower() + str((entry.run.config or {}).get("recipe", "")).lower() for entry in entries]
+    if any("smoke" in name for name in names):
+        sentences.append("A smoke run only shows that the code runs; its accuracies mean nothing.")
+    return sentences
