@@ -107,13 +107,8 @@ class _Run:
             if train.train_on == "minus_validation"
             else (data, None)
         )
-        self.model, self.objective, self.train, self.out, self.reporter = (
-            model,
-            objective,
-            train,
-            out,
-            reporter,
-        )
+        self.model, self.objective, self.train = model, objective, train
+        self.out, self.reporter = out, reporter
         self.data = rest.to(device)
         self.validation = held_out.to(device) if held_out is not None else None
         self.batch = min(train.batch, len(self.data))
@@ -185,7 +180,8 @@ class _Run:
         while self.position.epoch <= self.train.epochs:
             stopped = self._epoch(stopwatch)
             if stopped:
-                self.save()
+                if self.position.batch:  # between epochs the last checkpoint says it all
+                    self.save()
                 return History(self.rows, self.position.best_epoch, stopped)
         return History(self.rows, self.position.best_epoch)
 
@@ -208,6 +204,7 @@ class _Run:
                 self._check_finite(total, indices)
                 shown = now
                 self.reporter.batch(position.epoch, train.epochs, position.batch / len(order), float(total))
+        self._check_finite(position.sums["loss"], order[-1])
         seconds = time.perf_counter() - started
         self._close_epoch(lr, seconds, images=(len(order) - first) * self.batch)
         return None
@@ -219,9 +216,8 @@ class _Run:
         noise = Noise.of(ids, seed, "train", position.epoch)
         if self.train.augment == "crop_flip":
             images = crop_flip(images, noise.fold("augment"))
-        torch.manual_seed(
-            derive(seed, "step", position.step)
-        )  # the mask's noise, and dropout in foreign nets
+        # the mask's noise, and dropout in foreign networks
+        torch.manual_seed(derive(seed, "step", position.step))
         loss = self.step(pixels(images), y, noise.fold("attack"))
         position.add({"loss": loss.total.detach(), **loss.terms, "train_accuracy": _accuracy(loss.logits, y)})
         position.batch += 1
