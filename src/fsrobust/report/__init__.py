@@ -1,0 +1,14 @@
+"""Reports: tables and one-file HTML pages, made of records alone. No model is loaded, nothing is run."""
+
+from fsrobust.report.html import report as report
+from fsrobust.report.results import Evaluation as Evaluation
+from fsrobust.report.results import RunResults as RunResults
+from fsrobust.report.results import read_run as read_run
+from fsrobust.report.tables import Cell as Cell
+from fsrobust.report.tables import Row as Row
+from fsrobust.report.tables import Table as Table
+from fsrobust.report.tables import accuracy_table as accuracy_table
+from fsrobust.report.tables import as_csv as as_csv
+from fsrobust.report.tables import as_markdown as as_markdown
+from fsrobust.report.tables import as_text as as_text
+from fsrobust.report.tables import comparison_table as comparison_table

@@ -71,7 +71,7 @@ _TRAITS: Final[tuple[Callable[[_Pair], str], ...]] = (
 def cast(runs: Sequence[RunResults]) -> Cast:
     """Return who is on the page; titles lose what all begin with, and gain what tells equal ones apart.
 
-    A run and its evaluations share a colour only if it has one evaluation: lines of a figure must differ.
+    A run has the colour of its first evaluation; each further one has its own, as lines of a figure must.
     """
     common = _common_start([run.title for run in runs])
     pairs: list[_Pair] = [(run, one) for run in runs for one in (run.evaluations or (None,))]
@@ -79,15 +79,24 @@ def cast(runs: Sequence[RunResults]) -> Cast:
     for trait in _TRAITS:
         labels = _told_apart(labels, [trait(pair) for pair in pairs])
     labels = _told_apart(labels, [f"no. {place}" for place in range(1, len(labels) + 1)])
-    entries, shown, styles = [], [], {}
+    entries: list[Entry] = []
+    shown: list[tuple[RunResults, str, Style]] = []
+    met: set[int] = set()
+    names = _names_of_runs(runs, common)
     for place, ((run, evaluation), label) in enumerate(zip(pairs, labels, strict=True)):
         if evaluation is not None:
             entries.append(Entry(label, run, evaluation, style(place)))
-        if id(run) not in styles:
-            styles[id(run)] = style(place)
-            several = len(run.evaluations) > 1
-            shown.append((run, run.title.removeprefix(common) if several else label, style(place)))
+        if id(run) not in met:
+            met.add(id(run))
+            shown.append((run, label if len(run.evaluations) == 1 else names[len(shown)], style(place)))
     return Cast(common.rstrip(", "), entries, shown)
+
+
+def _names_of_runs(runs: Sequence[RunResults], common: str) -> list[str]:
+    names = [run.title.removeprefix(common) for run in runs]
+    for trait in (_training_seed, *_TRAITS[-2:]):
+        names = _told_apart(names, [trait((run, None)) for run in runs])
+    return names
 
 
 def _common_start(titles: Sequence[str]) -> str:

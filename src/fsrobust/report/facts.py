@@ -1,0 +1,132 @@
+"""What a run's own files say about it, as pairs of a word and its value."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fsrobust.report.figures import learning_rate_drops
+from fsrobust.report.results import Evaluation, RunResults
+from fsrobust.report.words import count, listed, sample_in_words
+
+Facts = list[tuple[str, str]]
+
+
+def training_facts(run: RunResults) -> Facts:
+    """Return how a run was trained; what its configuration does not say is left out."""
+    config = run.config
+    if config is None:
+        return []
+    train, model = config.get("train") or {}, config.get("model") or {}
+    facts = [
+        ("Recipe", config.get("recipe")),
+        ("Model", _model(model)),
+        ("Parameters", count(run.parameters) if run.parameters else None),
+        ("Objective", _objective(config.get("objective") or {}, guarded=bool(model.get("fsr")))),
+        ("Data", _data(config.get("data") or {}, train)),
+        ("Epochs", _epochs(run.metrics, train)),
+        ("Optimiser", _optimiser(run.metrics, train)),
+        ("Seed", _text(train.get("seed"))),
+        ("Engine", train.get("engine")),
+        ("Time", _time(run.metrics)),
+    ]
+    return [(word, value) for word, value in facts if value]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _model(model: Mapping[str, Any]) -> str | None:
+    if not model.get("name"):
+        return None
+    channels = "grey" if model.get("channels") == 1 else f"{model.get('channels')}-channel"
+    text = f"{model['name']}, width {model.get('width')}, {channels} images, {model.get('classes')} classes"
+    if model.get("fsr"):
+        return f"{text}; FSR after {listed(model['fsr'])} (tau {model.get('tau')}, {model.get('mask')} mask)"
+    return f"{text}; no plug-in"
+
+
+def _objective(objective: Mapping[str, Any], *, guarded: bool) -> str | None:
+    if not objective.get("name"):
+        return None
+    get = objective.get
+    if get("name") == "at":
+        text = f"adversarial training (PGD, {get('steps')} steps of {get('step_size')}, "
+        text += f"{get('norm')} ball of eps {get('eps')})"
+    else:
+        text = "natural training (clean images only)" if get("name") == "natural" else str(get("name"))
+    if guarded:
+        text += f"; λ_sep {get('lambda_sep'):g}, λ_rec {get('lambda_rec'):g}"
+    return text
+
+
+def _data(data: Mapping[str, Any], train: Mapping[str, Any]) -> str | None:
+    if not data.get("name"):
+        return None
+    held_out = train.get("train_on") == "minus_validation"
+    rest = "a validation split held out to choose the best checkpoint" if held_out else "no validation split"
+    augment = {"none": "no augmentation", "crop_flip": "random crops and flips"}.get(train.get("augment", ""))
+    return f"{data['name']}, {count(data['n'])} training images, {rest}" + (f", {augment}" if augment else "")
+
+
+def _epochs(metrics: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -> str | None:
+    if "epochs" not in train:
+        return None
+    batch = f", batches of {train['batch']}" if "batch" in train else ""
+    if not metrics:
+        return f"{train['epochs']} planned, none on record{batch}"
+    done = metrics[-1]["epoch"]
+    return f"{done} of {train['epochs']}" + ("" if done == train["epochs"] else " (not finished)") + batch
+
+
+def _optimiser(metrics: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -> str | None:
+    if "lr" not in train:
+        return None
+    text = f"SGD, learning rate {train['lr']:g}"
+    drops = learning_rate_drops(metrics)
+    if drops:
+        text += f", lowered from {'epoch' if len(drops) == 1 else 'epochs'} {listed([str(d) for d in drops])}"
+    return text + f"; momentum {train.get('momentum'):g}, weight decay {train.get('weight_decay'):g}"
+
+
+def _time(metrics: Sequence[Mapping[str, Any]]) -> str | None:
+    seconds = sum(row.get("seconds", 0.0) for row in metrics)
+    if not seconds:
+        return None
+    hours, minutes = divmod(round(seconds / 60), 60)
+    text = f"{seconds:.0f} s" if seconds < 180 else f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return f"{text} of training steps"
+
+
+def provenance_facts(run: RunResults) -> Facts:
+    """Return what trained a run: code, versions, device."""
+    return _made_by("Trained", (run.config or {}).get("provenance") or {})
+
+
+def evaluation_facts(evaluation: Evaluation) -> Facts:
+    """Return what an evaluation rests on: samples, weights, code, device, date and cost."""
+    record = evaluation.record
+    dates = sorted({r["created"][:10] for r in evaluation.records.values()})
+    gradients = sum(r.get("backwards", 0) for r in evaluation.records.values())
+    return [
+        ("Evaluated", f"{record['source']}, {evaluation.checkpoint or 'given'} weights"),
+        ("Samples", sample_in_words(record)),
+        ("Ball", f"{evaluation.norm}, eps {evaluation.eps}"),
+        ("Date", " to ".join([dates[0]] if len(dates) == 1 else [dates[0], dates[-1]])),
+        ("Cost", f"{count(gradients)} gradients of one image"),
+        ("Weights", f"sha256 {record['weights_sha256'][:16]}…"),
+        ("Sample set", f"sha256 {record['data']['sha256'][:16]}…"),
+        *_made_by("Evaluated", record.get("provenance") or {}),
+    ]
+
+
+def _made_by(what: str, made: Mapping[str, Any]) -> Facts:
+    if not made:
+        return []
+    commit = f"commit {made['commit'][:12]}" if made.get("commit") else "commit unknown"
+    dirty = ", dirty: with uncommitted changes" if made.get("dirty") else ""
+    versions = f"torch {made.get('torch')}, Python {made.get('python')}"
+    tf32 = ", TF32 on" if made.get("tf32") else ""
+    return [
+        (f"{what} by", f"fsrobust {made.get('fsrobust')}, {commit}{dirty}"),
+        (f"{what} on", f"{made.get('device')}, {versions}{tf32}"),
+    ]

@@ -1,0 +1,96 @@
+"""Progress: what a person reads while they wait."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from fsrobust.progress import ConsoleReporter, duration, epoch_line, parse_duration
+from fsrobust.types import InputError
+
+ROW = {"epoch": 2, "loss": 1.2345, "train_accuracy": 0.5, "seconds": 90.0}
+
+
+def test_an_epochs_line_says_what_there_is() -> None:
+    """Accuracies are in %, validation is shown where there was one, the last epoch has no time left."""
+    assert epoch_line(ROW, 4) == "epoch 2/4  loss 1.234  train 50.0 %  90.0 s  about 3 min left"
+    validated = ROW | {"validation_natural": 0.9, "validation_robust": 0.25}
+    assert (
+        epoch_line(validated, 2)
+        == "epoch 2/2  loss 1.234  train 50.0 %  natural 90.0 %  robust 25.0 %  90.0 s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (99.4, "99 s"), (100, "2 min"), (5999, "100 min"), (86400, "24.0 h")]
+)
+def test_durations_are_shown_in_the_unit_that_fits(seconds: float, text: str) -> None:
+    """Seconds below 100 s, minutes below 100 min, hours above."""
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("0.5s", 0.5),
+        ("25m", 1500),
+        ("1h30m", 5400),
+        ("2h", 7200),
+        ("1h2m3s", 3723),
+        (" 5m ", 300),
+    ],
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    """Hours, minutes and seconds add up; a bare number is seconds."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", " ", "soon", "-5m", "5 m", "m", "1.5h", "30m1h", "10x", "1e3", "5mm"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    """Anything else is refused, and shown in the message."""
+    with pytest.raises(InputError, match=r"duration such as 90s, 25m or 1h30m") as refused:
+        parse_duration(text)
+    assert f'"{text}"' in str(refused.value)
+
+
+def test_without_a_terminal_there_is_a_line_per_epoch() -> None:
+    """In a log file: one line per epoch and one per attack, no bars, no control characters."""
+    output = io.StringIO()
+    with ConsoleReporter(Console(file=output, force_terminal=False, width=40)) as reporter:
+        for epoch in range(1, 13):
+            for share in (0.5, 1.0):
+                reporter.batch(epoch, 12, share, 1.0)
+            reporter.epoch(ROW | {"epoch": epoch}, 12)
+        for done in (100, 200):
+            reporter.attack("pgd20", done, 200)
+        reporter.say("a [path] is no markup")
+    lines = output.getvalue().splitlines()
+    assert [line.split()[1] for line in lines[:12]] == [f"{epoch}/12" for epoch in range(1, 13)]
+    assert lines[12:] == ["pgd20: 200 samples done", "a [path] is no markup"]
+    assert "\x1b" not in output.getvalue()
+
+
+def test_a_terminal_has_a_bar_and_few_lines() -> None:
+    """On a terminal, long runs print every fifth of their epochs and the last; the bar says the rest."""
+    output = io.StringIO()
+    with ConsoleReporter(Console(file=output, force_terminal=True, width=100)) as reporter:
+        for epoch in range(1, 21):
+            reporter.batch(epoch, 20, 1.0, 1.0)
+            reporter.epoch(ROW | {"epoch": epoch}, 20)
+        reporter.attack("pgd20", 1, 3)
+        reporter.attack("cw", 3, 3)
+    text = output.getvalue()
+    shown = [epoch for epoch in range(1, 21) if f"epoch {epoch}/20  loss" in text]
+    assert shown == [4, 8, 12, 16, 20]
+
+
+def test_a_quiet_console_says_nothing() -> None:
+    """With --json nothing but the object is printed: the reporter is silent."""
+    output = io.StringIO()
+    with ConsoleReporter(Console(file=output, quiet=True)) as reporter:
+        reporter.say("hello")
+        reporter.epoch(ROW, 4)
+        reporter.attack("pgd20", 2, 2)
+    assert output.getvalue() == ""

@@ -1,0 +1,242 @@
+"""What is written is whole, checked when read, and says where it came from."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fsrobust import records
+from fsrobust.records import (
+    FORMAT,
+    Metrics,
+    digest,
+    digest_of,
+    locked,
+    package_version,
+    provenance,
+    read_json,
+    read_npz,
+    write_bytes,
+    write_json,
+    write_npz,
+)
+from fsrobust.types import InputError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fsrobust.records import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class Broken(OSError):
+    """The disk says no."""
+
+
+def refuse(*_arguments: object, **_options: object) -> None:
+    """Fail as a full disk does."""
+    raise Broken("no space left on device")
+
+
+@pytest.mark.parametrize("at", ["replace", "fsync"])
+@pytest.mark.parametrize("old", [b"the old content", None])
+def test_a_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, old: bytes | None
+) -> None:
+    """Whether the flush or the rename fails, the old file is whole, or there is none, and nothing is left."""
+    file = tmp_path / "deep" / "file.bin"
+    if old is not None:
+        write_bytes(file, old)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path if at == "replace" else os, at, refuse)
+        with pytest.raises(Broken):
+            write_bytes(file, b"the new content")
+    assert [path.read_bytes() for path in file.parent.iterdir()] == ([] if old is None else [old])
+
+
+def test_a_reader_never_sees_a_file_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the moment of the rename the new content is complete under another name, the old one in place."""
+    file, seen = tmp_path / "file.json", []
+    write_bytes(file, b"old")
+    rename = Path.replace
+
+    def spy(self: Path, target: Path) -> Path:
+        seen.append((self.read_bytes(), target.read_bytes(), self.parent == target.parent))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", spy)
+    write_bytes(file, b"new")
+    assert seen == [(b"new", b"old", True)]
+    assert file.read_bytes() == b"new"
+
+
+def test_json_comes_back_with_its_format(tmp_path: Path) -> None:
+    """What is read is what was written, and every file says its format first."""
+    file = tmp_path / "a.json"
+    write_json(file, {"name": "Gutmütig", "eps": "8/255", "rows": [1, 2.5, None]})
+    assert read_json(file) == {"format": 1, "name": "Gutmütig", "eps": "8/255", "rows": [1, 2.5, None]}
+    assert file.read_text(encoding="utf-8").startswith('{\n "format": 1,')
+
+
+def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
+    """NaN is not JSON: writing it fails, and leaves nothing behind."""
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b'{"format": 1, "rows"', "damaged"),
+        (b"\xff\xfe\x00", "damaged"),
+        (b"", "damaged"),
+        (b'{"format": 2}', "format 1, but got 2"),
+        (b'{"rows": []}', "format 1, but got None"),
+        (b"[1]", "format 1, but got None"),
+    ],
+)
+def test_a_json_file_that_is_not_ours_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    """Torn, empty, newer or foreign files are refused in a sentence that names the file."""
+    file = tmp_path / "record.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=complaint) as refused:
+        read_json(file)
+    assert str(file) in str(refused.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """Reading what is not there names it."""
+    for read in (read_json, read_npz):
+        with pytest.raises(InputError, match="there is none"):
+            read(tmp_path / "no such file")
+
+
+def test_arrays_come_back(tmp_path: Path) -> None:
+    """Arrays keep dtype and bits; the format is not among them."""
+    arrays = {"ids": np.arange(5), "fooled": np.array([True, False]), "x": np.float32([0.1, np.nan])}
+    write_npz(tmp_path / "a.npz", **arrays)
+    read = read_npz(tmp_path / "a.npz")
+    assert set(read) == set(arrays)
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+
+
+class Exploit:
+    """What a pickle may do when opened."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        """Ask the reader to make a file."""
+        return (os.mkdir, (os.environ["EXPLOITED"],))
+
+
+def test_arrays_are_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object array, or a bare pickle, is refused without running the code in it."""
+    trap = tmp_path / "exploited"
+    monkeypatch.setenv("EXPLOITED", str(trap))
+    np.savez(tmp_path / "a.npz", format=np.array(FORMAT), ids=np.array([Exploit()], dtype=object))
+    (tmp_path / "b.npz").write_bytes(pickle.dumps(Exploit()))
+    for name in ("a.npz", "b.npz"):
+        with pytest.raises(InputError, match="damaged"):
+            read_npz(tmp_path / name)
+    assert not trap.exists()
+    pickle.loads((tmp_path / "b.npz").read_bytes())  # the trap does work
+    assert trap.exists()
+
+
+def test_damaged_arrays_are_refused(tmp_path: Path) -> None:
+    """A cut, flipped or empty archive, and one of another format, is refused; wherever it is cut."""
+    file = tmp_path / "a.npz"
+    write_npz(file, ids=np.arange(1000))
+    whole = file.read_bytes()
+    middle = len(whole) // 3
+    flipped = whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :]
+    for content in (b"", whole[:20], whole[:middle], whole[:-1], flipped):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match="damaged"):
+            read_npz(file)
+    np.savez(file, ids=np.arange(3))
+    with pytest.raises(InputError, match="format"):
+        read_npz(file)
+
+
+def test_digests_are_those_of_sha256() -> None:
+    """The digest is SHA-256 (its published test vector), however the bytes are cut."""
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest(b"abc") == digest(b"a", memoryview(b"bc")) == abc
+
+
+def test_the_digest_of_a_value_depends_on_the_value_alone() -> None:
+    """The order of keys does not count, at any depth; every value does, and so does the order of a list."""
+    value = {"a": 1, "b": {"c": [1, 2], "d": None}}
+    assert digest_of(value) == digest_of({"b": {"d": None, "c": [1, 2]}, "a": 1})
+    others = [
+        {"a": 2, "b": {"c": [1, 2], "d": None}},
+        {"a": 1, "b": {"c": [2, 1], "d": None}},
+        {"a": 1, "b": {"c": [1, 2], "d": 0}},
+        {"a": "1", "b": {"c": [1, 2], "d": None}},
+    ]
+    assert len({digest_of(other) for other in [value, *others]}) == 5
+
+
+def test_metrics_pass_over_a_torn_line(tmp_path: Path) -> None:
+    """A kill in the middle of a line costs that line only, and truncation clears it away."""
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    assert metrics.rows() == []
+    rows = [{"epoch": epoch, "loss": 1 / epoch} for epoch in (1, 2, 3)]
+    for row in rows:
+        metrics.append(row)
+    whole = metrics.path.read_bytes()
+    metrics.path.write_bytes(whole + whole[:9])
+    assert metrics.rows() == rows
+    metrics.truncate(3)
+    assert metrics.path.read_bytes() == whole
+    metrics.truncate(1)
+    metrics.append(rows[1])
+    assert metrics.rows() == rows[:2]
+
+
+def test_a_directory_has_one_holder(tmp_path: Path) -> None:
+    """A second lock is refused while the first is held, and given once it is let go."""
+    with locked(tmp_path / "run"), pytest.raises(InputError, match="in use"), locked(tmp_path / "run"):
+        pass
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
+    """Another process's lock holds until it is killed, even by SIGKILL; no stale lock is left."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="in use"), locked(tmp_path):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(timeout=30)
+    with locked(tmp_path):
+        pass
+
+
+def test_provenance_says_what_a_number_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code, versions, device and precision are recorded as plain JSON values."""
+    found = provenance("cpu")
+    wanted = {"fsrobust", "commit", "dirty", "python", "torch", "device", "threads", "tf32"}
+    assert set(found) == wanted
+    assert json.loads(json.dumps(found)) == found
+    assert found["tf32"] is False
+    assert found["fsrobust"] == package_version()
+    monkeypatch.setattr(records, "_git", lambda *_arguments: None)
+    outside = provenance("cpu")
+    assert (outside["commit"], outside["dirty"]) == (None, None)
