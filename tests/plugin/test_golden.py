@@ -48,7 +48,7 @@ def golden() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
-    """ResNet-18 with the formula's weights, saved under the authors' names and loaded as users load theirs."""
+    """ResNet-18 with the formula's weights, saved under the authors' names, loaded as users load theirs."""
     file = tmp_path_factory.mktemp("authors") / "resnet18.pth"
     torch.save(authors_weights("resnet18"), file)
     loaded = load_authors(file, "resnet18", classes=10)
@@ -62,7 +62,7 @@ def assert_equal_scores(ours: Tensor, theirs: Tensor) -> None:
 
 
 def test_every_entry_of_the_authors_file_has_a_place(model: Guarded) -> None:
-    """The authors' names and ours map one to one: nothing of theirs is ignored, nothing of ours is left fresh."""
+    """The authors' names and ours map one to one: nothing of theirs is ignored, nothing of ours fresh."""
     assert len(model.state_dict()) == len(authors_weights("resnet18"))
 
 

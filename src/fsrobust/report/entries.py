@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fsrobust.report.figures import Style, style
+from fsrobust.report.figures import NORMS, Style, style
 from fsrobust.report.results import Evaluation, RunResults
 
 
@@ -41,7 +41,7 @@ def _checkpoint(pair: _Pair) -> str:
 
 
 def _ball(pair: _Pair) -> str:
-    return f"{pair[1].norm} {pair[1].eps}" if pair[1] else "not evaluated"
+    return f"{NORMS.get(pair[1].norm, pair[1].norm)} {pair[1].eps}" if pair[1] else "not evaluated"
 
 
 def _data(pair: _Pair) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fsrobust.report.figures import learning_rate_drops
+from fsrobust.report.figures import NORMS, learning_rate_drops
 from fsrobust.report.results import Evaluation, RunResults
 from fsrobust.report.words import count, listed, sample_in_words
 
@@ -51,7 +51,7 @@ def _objective(objective: Mapping[str, Any], *, guarded: bool) -> str | None:
     get = objective.get
     if get("name") == "at":
         text = f"adversarial training (PGD, {get('steps')} steps of {get('step_size')}, "
-        text += f"{get('norm')} ball of eps {get('eps')})"
+        text += f"{NORMS.get(get('norm'), get('norm'))} ball of eps {get('eps')})"
     else:
         text = "natural training (clean images only)" if get("name") == "natural" else str(get("name"))
     if guarded:
@@ -63,8 +63,9 @@ def _data(data: Mapping[str, Any], train: Mapping[str, Any]) -> str | None:
     if not data.get("name"):
         return None
     held_out = train.get("train_on") == "minus_validation"
-    rest = "a validation split held out to choose the best checkpoint" if held_out else "no validation split"
-    augment = {"none": "no augmentation", "crop_flip": "random crops and flips"}.get(train.get("augment", ""))
+    rest = "others held out to choose the best checkpoint" if held_out else "none held out for validation"
+    known = {"none": "no augmentation", "crop_flip": "random crops and flips"}
+    augment = known.get(str(train.get("augment")))
     return f"{data['name']}, {count(data['n'])} training images, {rest}" + (f", {augment}" if augment else "")
 
 
@@ -110,7 +111,7 @@ def evaluation_facts(evaluation: Evaluation) -> Facts:
     return [
         ("Evaluated", f"{record['source']}, {evaluation.checkpoint or 'given'} weights"),
         ("Samples", sample_in_words(record)),
-        ("Ball", f"{evaluation.norm}, eps {evaluation.eps}"),
+        ("Ball", f"{NORMS.get(evaluation.norm, evaluation.norm)}, eps {evaluation.eps}"),
         ("Date", " to ".join([dates[0]] if len(dates) == 1 else [dates[0], dates[-1]])),
         ("Cost", f"{count(gradients)} gradients of one image"),
         ("Weights", f"sha256 {record['weights_sha256'][:16]}…"),

@@ -6,6 +6,7 @@ No name that users chose enters a figure: runs are told apart by colour and mark
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -23,7 +24,7 @@ SIZE: Final = (5.4, 3.5)  # inches; a page shows it at about 1:1
 INK: Final = "#1f2933"
 GREY: Final = "#7b8794"
 FONTS: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_LOOK: Final[dict[str, Any]] = {
+_LOOK: Final[Any] = {  # newer matplotlibs type the keys one by one
     "svg.hashsalt": "fsrobust",
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",  # measured in the font that matplotlib brings, named anew below
@@ -47,6 +48,10 @@ _LOOK: Final[dict[str, Any]] = {
     "legend.fontsize": 9.5,
     "text.color": INK,
 }
+
+
+NORMS: Final = {"linf": "L∞", "l2": "L2"}
+"""Norms as mathematics writes them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def eps_figure(lines: Sequence[Line], *, norm: str, eps: Sequence[float]) -> str
         texts = [f"{tick * 255:.3g}" if in_255 else f"{tick:.3g}" for tick in ticks]
         axes.xaxis.set_major_formatter(FixedFormatter(texts))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel(f"radius eps of the {_norm(norm)} ball{', in 255ths' if in_255 else ''}")
+        axes.set_xlabel(f"radius eps of the {NORMS.get(norm, norm)} ball{', in 255ths' if in_255 else ''}")
         _accuracy_axis(axes)
 
     return _svg(draw)
@@ -144,10 +149,6 @@ def eps_figure(lines: Sequence[Line], *, norm: str, eps: Sequence[float]) -> str
 def _in_255(eps: Sequence[float]) -> bool:
     """Return whether radii are whole 255ths, as "8/255" is and 0.15 is not."""
     return bool(eps) and all(radius > 0 and abs(radius * 255 - round(radius * 255)) < 1e-6 for radius in eps)
-
-
-def _norm(norm: str) -> str:
-    return {"linf": "L∞", "l2": "L2"}.get(norm, norm)
 
 
 def _thinned(radii: Sequence[float]) -> list[float]:
@@ -169,7 +170,7 @@ def iterations_figure(lines: Sequence[Line]) -> str:
             marker, color = line.style.marker, line.style.color
             axes.plot(line.places, shares, color=color, marker=marker, markevery=every)
             _band(axes, line.places, line)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.margins(x=0.02)
         axes.set_xlabel("steps of the attack")
         _accuracy_axis(axes)
@@ -212,7 +213,7 @@ def training_figure(rows: Sequence[Mapping[str, Any]], run: Style) -> str | None
     if not names:
         return None
     looks = {
-        "train_accuracy": (GREY, (0, (1, 1.5))),
+        "train_accuracy": ("#9aa5b1", "-"),
         "validation_natural": (run.color, (0, (5, 2))),
         "validation_robust": (run.color, "-"),
     }
@@ -242,7 +243,7 @@ def learning_rate_drops(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     [3]
     """
     known = [row for row in rows if "lr" in row]
-    return [b["epoch"] for a, b in zip(known, known[1:], strict=False) if b["lr"] < a["lr"]]
+    return [b["epoch"] for a, b in pairwise(known) if b["lr"] < a["lr"]]
 
 
 def _epoch_axis(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:

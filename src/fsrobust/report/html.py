@@ -1,5 +1,6 @@
 """The report: one HTML file that needs nothing but itself, written from what runs left on disk."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fsrobust.records import write_bytes
 from fsrobust.report import words
 from fsrobust.report.entries import cast, unique_folders
+from fsrobust.report.figures import NORMS
 from fsrobust.report.page import Page, build_page
 from fsrobust.report.results import read_run
 from fsrobust.report.tables import TITLES, percent, signed, span
@@ -40,7 +42,13 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
     template = environment.get_template("report.html.j2")
     return template.render(
-        page=page, words=words, titles=TITLES, percent=percent, span=span, signed=signed
+        page=page, words=words, titles=TITLES, norms=NORMS, percent=percent, span=span, signed=signed
     )
+
+
+def _unbroken(text: str) -> str:
+    """Return a text whose intervals, "79–87", stay on one line."""
+    return re.sub(r"(?<=\d)–(?=\d)", "\N{WORD JOINER}–\N{WORD JOINER}", text)

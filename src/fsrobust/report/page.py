@@ -90,7 +90,8 @@ def build_page(who: Cast) -> Page:
     return Page(
         title=_title(who),
         subtitle=_subtitle(entries),
-        summary=words.summary(entries) or ["None of these runs has been evaluated yet: there is no number to show."],
+        summary=words.summary(entries)
+        or ["None of these runs has been evaluated yet: there is no number to show."],
         tiles=[(e, worst_case(e.evaluation.outcome), natural_cell(table, e.label)) for e in entries],
         table=table,
         published=_sources(entries),
@@ -138,7 +139,8 @@ def _picture(svg: str, alt: str, caption: str) -> Picture:
 
 def _shared(entries: Sequence[Entry]) -> tuple[list[Picture], list[str]]:
     """Return the figures that all entries share, and sentences on who is missing from them."""
-    pictures, missing = [], []
+    pictures: list[Picture] = []
+    missing: list[str] = []
     for norm in sorted({entry.evaluation.norm for entry in entries}):
         with_curve = [e for e in entries if e.evaluation.norm == norm and e.evaluation.curve is not None]
         if with_curve:
@@ -170,7 +172,9 @@ def _eps_picture(entries: Sequence[Entry], norm: str) -> Picture:
         curve = entry.evaluation.curve
         assert curve is not None
         lines.append(Line(curve.eps, curve.accuracy, curve.n, entry.style))
-        texts.append(f"{entry.label} from {_right(curve.accuracy[0], curve.n)} to {_right(curve.accuracy[-1], curve.n)}")
+        texts.append(
+            f"{entry.label} from {_right(curve.accuracy[0], curve.n)} to {_right(curve.accuracy[-1], curve.n)}"
+        )
     radii = sorted({ball_radius(norm, entry.evaluation.eps) for entry in entries})
     sizes = words.listed(sorted({words.count(line.n) for line in lines}))
     caption = (
@@ -178,7 +182,9 @@ def _eps_picture(entries: Sequence[Entry], norm: str) -> Picture:
         "images per model; bands are 95 % intervals. The dotted line is the eps of the table. The curve must "
         "fall to 0 % where every image is within reach."
     )
-    return _picture(eps_figure(lines, norm=norm, eps=radii), f"Accuracy against eps: {'; '.join(texts)}.", caption)
+    return _picture(
+        eps_figure(lines, norm=norm, eps=radii), f"Accuracy against eps: {'; '.join(texts)}.", caption
+    )
 
 
 def _right(share: float, n: int) -> str:
@@ -206,14 +212,18 @@ def _iterations_picture(entries: Sequence[Entry], name: str) -> Picture:
         f"Accuracy at each step of {title}, n = {sizes} images per model; bands are 95 % intervals. A curve that "
         "still falls at its end asks for a longer attack."
     )
-    return _picture(iterations_figure(lines), f"Accuracy at each step of {title}: {'; '.join(texts)}.", caption)
+    return _picture(
+        iterations_figure(lines), f"Accuracy at each step of {title}: {'; '.join(texts)}.", caption
+    )
 
 
 def _run_part(run: RunResults, label: str, style: Style, entries: Sequence[Entry]) -> RunPart:
     mine = [entry for entry in entries if entry.run is run]
     missing = list(run.remarks)
     if run.config is None:
-        missing.append("These weights were not trained in this directory: it holds records of an evaluation only.")
+        missing.append(
+            "These weights were not trained in this directory: it holds records of an evaluation only."
+        )
     elif not run.metrics:
         missing.append("No epoch is on record, so there are no training curves.")
     if not mine:
@@ -236,11 +246,25 @@ def _training_pictures(run: RunResults, style: Style) -> list[Picture]:
     found = []
     accuracy, loss = training_figure(run.metrics, style), loss_figure(run.metrics, style)
     if accuracy is not None:
-        caption = "Accuracy in training. Validation images are held out of the training set, by seed."
+        caption = f"Accuracy in training, natural and attacked as in training{_held_out(run)}."
         found.append(_picture(accuracy, "Training and validation accuracy per epoch.", caption))
     if loss is not None:
-        found.append(_picture(loss, "Terms of the loss per epoch.", "The loss and its terms, before weighting."))
+        found.append(_picture(loss, "Terms of the loss per epoch.", _about_loss(run)))
     return found
+
+
+def _held_out(run: RunResults) -> str:
+    """Return how many validation images there were, as far as the run's files say."""
+    most = ((run.config or {}).get("train") or {}).get("validation")
+    if not any("validation_natural" in row for row in run.metrics) or not most:
+        return ""
+    return f"; validation on at most {words.count(most)} images, and at most a tenth, held out by seed"
+
+
+def _about_loss(run: RunResults) -> str:
+    if any("separation" in row for row in run.metrics):
+        return "The loss and its terms, before weighting, on the images that were trained on."
+    return "The loss on the images that were trained on."
 
 
 def _evaluation_part(entry: Entry, *, alone: bool) -> EvaluationPart:
@@ -261,7 +285,11 @@ def _evaluation_part(entry: Entry, *, alone: bool) -> EvaluationPart:
         caption = f"mean over the channels after {masks.position}; attacked by {title}"
         if masks.attack in one.galleries:
             heat = heat_maps(masks, one.galleries[masks.attack], names)
-    elif (one.record.get("model") or {}) and isinstance(one.record["model"], dict) and one.record["model"].get("fsr"):
+    elif (
+        (one.record.get("model") or {})
+        and isinstance(one.record["model"], dict)
+        and one.record["model"].get("fsr")
+    ):
         missing.append("This model has the plug-in, but no pictures of its mask are on record.")
     return EvaluationPart(
         label=None if alone else entry.label,

@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 
 SIDE: Final = 96
 """Small images are enlarged, by a whole factor, to about so many pixels."""
-HEAT: Final = "cividis"
+HEAT: Final = "plasma"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Shot:
 
 @dataclass(frozen=True)
 class Heat:
-    """The mask over one sample, clean and attacked, as data URIs."""
+    """One sample, and the mask over it, clean and attacked, as data URIs."""
 
+    image: str
     clean: str
     attacked: str
     label: str
@@ -72,7 +73,7 @@ def png(pixels: Pixels) -> str:
 def _pixels(image: NDArray[np.floating]) -> Pixels:
     """Return an image [C, H, W] in [0, 1] as pixels; channels other than 1 or 3 become their mean."""
     channels = image if len(image) in (1, 3) else image.mean(0, keepdims=True)
-    values = np.rint(np.clip(channels, 0, 1) * 255).astype(np.uint8)
+    values: Pixels = np.rint(np.clip(channels, 0, 1) * 255).astype(np.uint8)
     return values[0] if len(values) == 1 else values.transpose(1, 2, 0)
 
 
@@ -115,6 +116,7 @@ def heat_maps(masks: Masks, gallery: Gallery, class_names: Sequence[str]) -> Hea
     high = float(max(masks.natural.max(), masks.attacked.max()))
     shots = [
         Heat(
+            image=png(_pixels(gallery.images[place] / 255)),
             clean=_overlay(gallery.images[place] / 255, masks.natural[place], low, high),
             attacked=_overlay(gallery.attacked[place], masks.attacked[place], low, high),
             label=_name(class_names, int(gallery.labels[place])),
@@ -134,6 +136,5 @@ def _overlay(image: NDArray[np.floating], mask: NDArray[np.float32], low: float,
     scaled = (spread - low) / (high - low) if high > low else np.full_like(spread, 0.5)
     heat = mpl.colormaps[HEAT](scaled)[..., :3]
     grey = image.mean(0)[..., None]
-    # the darker the pixel, the darker its colour: shapes stay visible, hues stay readable
-    mixed = heat * (0.35 + 0.65 * np.clip(grey, 0, 1))
+    mixed = 0.75 * heat + 0.25 * np.clip(grey, 0, 1)  # the shape shows through, the colour still reads
     return png(np.rint(mixed * 255).astype(np.uint8))

@@ -34,7 +34,7 @@ class Gallery:
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The mask at ``position`` on the gallery of ``attack``: means over channels [n, M, N], counts [2, bins]."""
+    """The mask at ``position`` on an attack's gallery: means over channels [n, M, N], counts [2, bins]."""
 
     attack: str
     position: str
@@ -179,7 +179,8 @@ def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluati
     for record in records:
         samples = record["data"]["sha256"]
         groups.setdefault((_place(record), record["weights_sha256"], samples), []).append(record)
-    found, remarks = [], []
+    found: list[Evaluation] = []
+    remarks: list[str] = []
     for group in groups.values():
         try:
             found.append(_evaluation(folder, group, remarks))
@@ -188,8 +189,8 @@ def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluati
     shown = [one for one in found if not any(_replaces(other, one) for other in found)]
     if len(shown) < len(found):
         remarks.append(
-            f"{len(found) - len(shown)} of {len(found)} evaluations are not shown: they are of earlier weights "
-            "of the same checkpoint, or a larger one covers them."
+            f"{len(found) - len(shown)} of {len(found)} evaluations are not shown: they are of earlier "
+            "weights of the same checkpoint, or a larger one covers them."
         )
     order = {"last": 0, "": 1, "best": 2}
     shown.sort(key=lambda e: (order.get(e.checkpoint or "", 3), e.norm, len(e.eps), e.eps, -e.outcome.n))

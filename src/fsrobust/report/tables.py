@@ -160,7 +160,9 @@ def as_text(table: Table) -> str:
             lines.append(["  published", "", *(_against(c) for c in cells)])
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     aligned = [
-        "  ".join([line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))])
+        "  ".join(
+            [line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))]
+        )
         for line in lines
     ]
     return "\n".join(line.rstrip() for line in aligned)

@@ -4,34 +4,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from fsrobust.evaluate import Interval
+from fsrobust.evaluate import Interval, wilson
 from fsrobust.report.entries import Entry
 from fsrobust.report.figures import ball_radius
 from fsrobust.report.results import Record
 from fsrobust.report.tables import TITLES, Cell, Table, percent, worst_case
 
 UPPER_BOUND: Final = (
-    "Robust accuracy is an upper bound: a stronger attack can only find more images on which the model fails, "
+    "Robust accuracy is an upper bound: further attacks can only find more images on which the model fails, "
     "never fewer. The numbers say what these attacks found, not what no attack could find."
 )
 COUNTS: Final = (
-    "The large number is the paper's count: an image counts when the model is right about the last image that "
-    "the attack made, even where it was wrong about the clean one. “Strict” asks for more: right "
+    "The large number is the paper's count: an image counts when the model is right about the last image "
+    "that the attack made, even where it was wrong about the clean one. “Strict” asks for more: right "
     "about the clean image and about every image that the attack tried on its way."
 )
 INTERVALS: Final = (
-    "In grey: the 95 % interval (Wilson). Another draw of as many images would mostly give a number within it."
+    "In grey: the 95 % interval (Wilson) for the accuracy on all images of this kind, of which these n are a "
+    "sample. It knows of chance in the choice of images only, not of other trainings or stronger attacks."
 )
+SPACE: Final = "\N{NO-BREAK SPACE}"
 PIXELS: Final = "on a scale from 0 (black) to 1 (white)"
 
 
 def share(value: float, interval: Interval, n: int) -> str:
     """Return a share and its interval as prose gives them, "84 % (80–88 %)".
 
-    >>> share(0.843, Interval(0.801, 0.880), 300)
-    '84\\xa0% (80–88\\xa0%)'
+    >>> share(0.843, Interval(0.801, 0.880), 300).replace(SPACE, " ")
+    '84 % (80–88 %)'
     """
-    return f"{_whole(value, n)}\N{NO-BREAK SPACE}% ({_whole(interval.low, n)}–{_whole(interval.high, n)}\N{NO-BREAK SPACE}%)"
+    low, high = _whole(interval.low, n), _whole(interval.high, n)
+    return f"{_whole(value, n)}{SPACE}% ({low}–{high}{SPACE}%)"
 
 
 def _whole(value: float, n: int) -> str:
@@ -49,14 +52,14 @@ def count(number: int) -> str:
 def ball_in_words(norm: str, eps: str) -> str:
     """Return what an attacker may do, for somebody who has not met a norm.
 
-    >>> ball_in_words("l2", "0.5")
-    'each image may move by a Euclidean distance of up to 0.5 (pixels are on a scale from 0 (black) to 1 (white))'
+    >>> ball_in_words("linf", "8/255")
+    'each pixel may move by up to 8/255 on a scale from 0 (black) to 1 (white)'
     """
     if norm == "linf":
         return f"each pixel may move by up to {eps} {PIXELS}"
     if norm == "l2":
-        return f"each image may move by a Euclidean distance of up to {eps} (pixels are {PIXELS})"
-    return f"each image may move by up to {eps} in the norm {norm} (pixels are {PIXELS})"
+        return f"each image may move by a Euclidean distance of up to {eps}, its pixels being {PIXELS}"
+    return f"each image may move by up to {eps} in the norm {norm}, its pixels being {PIXELS}"
 
 
 def sample_in_words(record: Record) -> str:
@@ -129,8 +132,8 @@ def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
             )
         else:
             sentences.append(
-                f"The intervals of {better.label} and {worse.label} overlap, so these {count(high.n)} images do "
-                "not show which of the two withstands more."
+                f"The intervals of {better.label} and {worse.label} overlap, so these {count(high.n)} images "
+                "do not show which of the two withstands more."
             )
     return sentences
 
@@ -138,8 +141,9 @@ def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
 def attack_in_words(attack: Mapping[str, Any]) -> str:
     """Return an attack's settings as prose; step sizes as parts of eps, so that they hold for any ball.
 
-    >>> attack_in_words({"type": "PGD", "ball": {"norm": "linf", "eps": "0.5"}, "steps": 20, "step_size": 0.05,
-    ...     "loss": "ce", "random_start": False, "restarts": 1})
+    >>> ball = {"norm": "linf", "eps": "0.5"}
+    >>> settings = {"loss": "ce", "steps": 20, "step_size": 0.05, "random_start": False, "restarts": 1}
+    >>> attack_in_words({"type": "PGD", "ball": ball, **settings})
     'gradient ascent on the cross-entropy, 20 steps of eps/10, from the clean image'
     """
     if attack.get("type") != "PGD":
@@ -147,7 +151,9 @@ def attack_in_words(attack: Mapping[str, Any]) -> str:
         settings = ", ".join(f"{name} {value}" for name, value in attack.items() if name not in hidden)
         return f"{attack.get('type', 'unknown')}{': ' + settings if settings else ''}"
     radius = ball_radius(attack["ball"]["norm"], attack["ball"]["eps"])
-    loss = {"ce": "cross-entropy", "cw": "margin loss of Carlini and Wagner"}.get(attack["loss"], attack["loss"])
+    loss = {"ce": "cross-entropy", "cw": "margin loss of Carlini and Wagner"}.get(
+        attack["loss"], attack["loss"]
+    )
     steps, restarts = attack["steps"], attack["restarts"]
     start = "a random point of the ball" if attack["random_start"] else "the clean image"
     text = f"gradient ascent on the {loss}, {'one step' if steps == 1 else f'{steps} steps'} of "
@@ -184,7 +190,7 @@ def limits(entries: Sequence[Entry]) -> list[str]:
     """Return what the numbers of a page cannot say."""
     records = [entry.evaluation.record for entry in entries]
     met = {name for entry in entries for name in entry.evaluation.records}
-    sentences = [f"{entry.label}: {sample_in_words(entry.evaluation.record)}." for entry in entries]
+    sentences = _limits_of_samples(entries)
     sentences += _limits_of_comparison(entries)
     if not any("autoattack" in name.lower() for name in met):
         kinds = {r["attack"].get("type") for entry in entries for r in entry.evaluation.records.values()}
@@ -197,8 +203,8 @@ def limits(entries: Sequence[Entry]) -> list[str]:
         sentences.append("Some model met one attack only: its robust accuracy is the less certain for it.")
     if any(record["data"]["name"] == "digits" for record in records):
         sentences.append(
-            "The digits are 8×8 pixels: a toy. They show that everything works, and say nothing about CIFAR-10 "
-            "or other photographs."
+            "The digits are 8×8 pixels: a toy. They show that everything works, and say nothing about "
+            "CIFAR-10 or other photographs."
         )
     sentences.append(
         "The ball is all an attacker may do here. Nothing is said about larger changes, other norms, "
@@ -206,6 +212,22 @@ def limits(entries: Sequence[Entry]) -> list[str]:
     )
     if any(record["provenance"].get("dirty") for record in records):
         sentences.append("Some records were made with uncommitted changes to the code; see “dirty” below.")
+    return sentences
+
+
+def _limits_of_samples(entries: Sequence[Entry]) -> list[str]:
+    """Return on what each row rests, rows of the same images in one sentence, and what that leaves open."""
+    rows: dict[str, list[Entry]] = {}
+    for entry in entries:
+        rows.setdefault(sample_in_words(entry.evaluation.record), []).append(entry)
+    sentences = []
+    for sample, group in rows.items():
+        n = group[0].evaluation.outcome.n
+        low, high = wilson(n // 2, n)
+        who = "Everything here" if len(rows) == 1 else listed([entry.label for entry in group])
+        sentences.append(
+            f"{who}: {sample}. On so many, a share near one half is known to ±{50 * (high - low):.1f} points."
+        )
     return sentences
 
 
@@ -218,10 +240,12 @@ def _limits_of_comparison(entries: Sequence[Entry]) -> list[str]:
     trained = {entry.run.folder for entry in entries if entry.run.config is not None}
     if len(trained) > 1:
         sentences.append(
-            "Each run is one training with one seed. What differs between two runs need not differ between two "
-            "methods: that takes at least three seeds of each."
+            "Each run is one training with one seed. What differs between two runs need not differ between "
+            "two methods: that takes at least three seeds of each."
         )
-    names = [entry.label.lower() + str((entry.run.config or {}).get("recipe", "")).lower() for entry in entries]
+    names = [
+        entry.label.lower() + str((entry.run.config or {}).get("recipe", "")).lower() for entry in entries
+    ]
     if any("smoke" in name for name in names):
         sentences.append("A smoke run only shows that the code runs; its accuracies mean nothing.")
     return sentences

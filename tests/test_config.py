@@ -1,0 +1,161 @@
+"""Settings of a command line: read into the right kind, refused with a sentence otherwise."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fsrobust.attacks import L2, Linf
+from fsrobust.config import ObjectiveConfig, default_folder, override, parse_fraction
+from fsrobust.recipes import RECIPES, recipe
+from fsrobust.train import AT, FSRWeights, Natural
+from fsrobust.types import InputError
+
+BASE = "cifar10-resnet18-at-fsr"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8/255", 8 / 255),
+        ("0.03", 0.03),
+        ("1e-3", 1e-3),
+        ("0", 0.0),
+        (0.5, 0.5),
+        ("  1/2 ", 0.5),
+    ],
+)
+def test_fractions_are_read(text: str | float, value: float) -> None:
+    """A radius is a fraction, a decimal or already a number, and 8/255 is the nearest float to it."""
+    assert parse_fraction(text) == value
+
+
+@pytest.mark.parametrize("text", ["8/0", "eight", "8/255/1", "", "8 of 255", "nan", "inf", "1e400"])
+def test_what_is_no_number_is_refused(text: str) -> None:
+    """Anything else is refused and shown in the message; so is what no float can hold."""
+    with pytest.raises(InputError, match="such as 8/255") as refused:
+        parse_fraction(text)
+    assert f'"{text}"' in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train.epochs=30", 30),
+        ("train.lr=1e-3", 1e-3),
+        ("train.lr=1", 1.0),
+        ("objective.eps=4/255", 4 / 255),
+        ("objective.eps=0.02", 0.02),
+        ("evaluation.eps=16/255", 16 / 255),
+        ("train.milestones=[0.5, 0.8]", (0.5, 0.8)),
+        ("train.milestones=0.5,0.8", (0.5, 0.8)),
+        ("train.milestones=0.5", (0.5,)),
+        ("train.milestones=none", ()),
+        ("model.fsr=layer3", ("layer3",)),
+        ("model.fsr=layer3,layer4", ("layer3", "layer4")),
+        ('model.fsr=["layer3", "layer4"]', ("layer3", "layer4")),
+        ("model.fsr=none", ()),
+        ("model.normalize=[[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]", ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))),
+        ("model.normalize=none", None),
+        ("train.augment=none", "none"),
+        ("train.engine=reference", "reference"),
+        ("objective.name=natural", "natural"),
+        (" train.seed = 7 ", 7),
+    ],
+)
+def test_settings_have_the_kind_of_their_field(setting: str, value: object) -> None:
+    """Integers, floats, fractions, choices, lists and "none" are read as the field declares them."""
+    part, name = setting.partition("=")[0].strip().split(".")
+    start = override(recipe(BASE), ["train.epochs=9", 'model.normalize=[[0.1, 0.1, 0.1], [1, 1, 1]]'])
+    changed = override(start, [setting])
+    found: Any = getattr(getattr(changed, part), name)
+    assert found == value
+    assert type(found) is type(value)
+    inner = replace(getattr(start, part), **{name: value})
+    assert changed == replace(start, **{part: inner})
+
+
+def test_the_last_setting_wins() -> None:
+    """Settings are applied in order."""
+    assert override(recipe(BASE), ["train.epochs=3", "train.lr=1", "train.epochs=4"]).train.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("train.epoch=3", r'Unknown setting "train.epoch"; did you mean "train.epochs"\?'),
+        ("trian.epochs=3", r'Unknown setting "trian"; did you mean "train"\?'),
+        ("title=mine", 'Unknown setting "title"'),
+        ("data=svhn", 'Unknown setting "data"'),
+        ("=3", 'Unknown setting ""'),
+        ("train.epochs", 'as KEY=VALUE, but got "train.epochs"'),
+        ("train=3", r'"train" has parts; set one of train\.epochs, .*train\.seed'),
+        ("train.lr.x=3", '"train.lr" has no parts'),
+        ("train.epochs=many", '"train.epochs=many" is not usable: .*integer'),
+        ("train.epochs=3.5", "integer"),
+        ("train.epochs=0", "train.epochs to be at least 1, but got 0"),
+        ("train.batch=-1", "train.batch to be at least 1, but got -1"),
+        ("train.lr=0", "train.lr above 0"),
+        ("train.lr=nan", "train.lr above 0"),
+        ("train.lr=fast", "number"),
+        ("train.engine=quick", "'fast' or 'reference'"),
+        ("train.milestones=early", "number"),
+        ("objective.norm=l1", "'linf' or 'l2'"),
+        ("objective.eps=8/0", "such as 8/255"),
+        ("model.tau=0", "tau above 0"),
+        ("model.width=0", "model.width to be at least 1"),
+        ("model.stem=big", "cifar"),
+    ],
+)
+def test_unusable_settings_are_refused(setting: str, sentence: str) -> None:
+    """A wrong key names the nearest and a wrong value says what was expected, always as an InputError."""
+    with pytest.raises(InputError, match=sentence):
+        override(recipe(BASE), [setting])
+
+
+@pytest.mark.parametrize("setting", ["train.momentum=-1", "train.weight_decay=-1"])
+def test_rates_that_no_optimiser_takes_are_refused(setting: str) -> None:
+    """What SGD would refuse later with a traceback is refused here with a sentence."""
+    with pytest.raises(InputError, match=setting.partition("=")[0]):
+        override(recipe(BASE), [setting])
+
+
+def test_published_numbers_stay_with_what_they_speak_of() -> None:
+    """Another seed, or a value set to what it was, keeps the published numbers; any other change drops them."""
+    run = recipe(BASE)
+    assert run.published is not None
+    for kept in ([], ["train.seed=3"], ["train.epochs=100"], ["train.epochs=1", "train.epochs=100"]):
+        assert override(run, kept).published == run.published
+    for dropped in ("train.epochs=99", "objective.eps=4/255", "model.tau=0.5", "evaluation.eps=4/255"):
+        assert override(run, [dropped]).published is None
+    assert override(run, ["train.seed=3", "train.epochs=99"]).published is None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_is_described_in_plain_values(name: str) -> None:
+    """The description survives JSON, and its radii are written as the field writes them."""
+    described = recipe(name).describe()
+    again = json.loads(json.dumps(described, allow_nan=False))
+    assert set(again) == {
+        "recipe", "title", "data", "model", "objective", "train", "evaluation", "published",
+    }  # fmt: skip
+    if name.startswith("cifar10"):
+        assert again["objective"]["eps"] == again["evaluation"]["eps"] == "8/255"
+        assert again["objective"]["step_size"] == "2/255"
+    assert parse_fraction(again["evaluation"]["eps"]) == recipe(name).evaluation.eps
+
+
+def test_objectives_are_made_of_their_configuration() -> None:
+    """Every field of an objective's configuration reaches the objective."""
+    config = ObjectiveConfig("at", "l2", 0.5, steps=3, step_size=0.1, lambda_sep=2.0, lambda_rec=3.0)
+    assert config.make() == AT(L2(0.5), 3, 0.1, FSRWeights(2.0, 3.0))
+    assert ObjectiveConfig("natural", lambda_sep=2.0).make() == Natural(FSRWeights(2.0, 1.0))
+    assert ObjectiveConfig().make() == AT(Linf(8 / 255), 10, 2 / 255, FSRWeights(1.0, 1.0))
+    with pytest.raises(InputError, match="eps"):
+        ObjectiveConfig(eps=8.0).make()
+
+
+def test_a_run_goes_into_a_folder_of_its_own() -> None:
+    """The recipe and the seed name the run directory."""
+    assert default_folder(override(recipe("digits-at"), ["train.seed=3"])).as_posix() == "runs/digits-at-s3"
