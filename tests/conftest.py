@@ -13,6 +13,8 @@ from fsrobust.plugin import Guarded, create_model
 # a fixed stream of examples: a red run can be repeated, and a shared machine's load fails no test
 hypothesis.settings.register_profile("fsrobust", deadline=None, derandomize=True, max_examples=30)
 hypothesis.settings.load_profile("fsrobust")
+# tiny networks gain nothing from a second thread, and on a busy machine they wait for it: 20 times slower
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

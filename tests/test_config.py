@@ -67,7 +67,7 @@ def test_what_is_no_number_is_refused(text: str) -> None:
 def test_settings_have_the_kind_of_their_field(setting: str, value: object) -> None:
     """Integers, floats, fractions, choices, lists and "none" are read as the field declares them."""
     part, name = setting.partition("=")[0].strip().split(".")
-    start = override(recipe(BASE), ["train.epochs=9", 'model.normalize=[[0.1, 0.1, 0.1], [1, 1, 1]]'])
+    start = override(recipe(BASE), ["train.epochs=9", "model.normalize=[[0.1, 0.1, 0.1], [1, 1, 1]]"])
     changed = override(start, [setting])
     found: Any = getattr(getattr(changed, part), name)
     assert found == value

@@ -42,7 +42,7 @@ def test_stays_in_the_ball_and_in_range(
 def test_same_seed_same_bits_whatever_the_order(
     name: str, small_net: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
-    """Reversing the batch reverses the result: noise follows ids, not places; the default generator is not used."""
+    """Reversing the batch reverses the result: noise follows ids, not places; torch's generator rests."""
     x, y = batch
     ids, state = torch.tensor([3, 1, 4, 15, 9]), torch.get_rng_state()
     attack = make_attack(name, Linf(0.1))
@@ -58,7 +58,7 @@ def test_same_seed_same_bits_whatever_the_order(
 def test_a_batch_of_one_equals_its_place_in_a_batch(
     name: str, small_net: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
-    """A sample attacked alone becomes the image it becomes among others, up to steps that rounding decides."""
+    """A sample attacked alone becomes what it becomes among others, up to steps that rounding decides."""
     x, y = batch
     ids, attack = torch.arange(5), make_attack(name, Linf(0.1))
     together = perturb(attack, small_net, x, y, ids=ids)

@@ -73,7 +73,8 @@ def cast(runs: Sequence[RunResults]) -> Cast:
 
     A run has the colour of its first evaluation; each further one has its own, as lines of a figure must.
     """
-    common = _common_start([run.title for run in runs])
+    alone = len(runs) == 1 and len(runs[0].evaluations) > 1
+    common = runs[0].title if alone else _common_start([run.title for run in runs])
     pairs: list[_Pair] = [(run, one) for run in runs for one in (run.evaluations or (None,))]
     labels = [run.title.removeprefix(common) for run, _ in pairs]
     for trait in _TRAITS:
@@ -82,7 +83,7 @@ def cast(runs: Sequence[RunResults]) -> Cast:
     entries: list[Entry] = []
     shown: list[tuple[RunResults, str, Style]] = []
     met: set[int] = set()
-    names = _names_of_runs(runs, common)
+    names = [common] if alone else _names_of_runs(runs, common)
     for place, ((run, evaluation), label) in enumerate(zip(pairs, labels, strict=True)):
         if evaluation is not None:
             entries.append(Entry(label, run, evaluation, style(place)))
@@ -121,7 +122,7 @@ def _told_apart(labels: Sequence[str], traits: Sequence[str]) -> list[str]:
     told = []
     for label, trait in zip(labels, traits, strict=True):
         among = {t for other, t in zip(labels, traits, strict=True) if other == label}
-        told.append(f"{label}, {trait}" if len(among) > 1 and trait else label)
+        told.append(", ".join(part for part in (label, trait) if part) if len(among) > 1 else label)
     return told
 
 

@@ -51,7 +51,7 @@ def _objective(objective: Mapping[str, Any], *, guarded: bool) -> str | None:
     get = objective.get
     if get("name") == "at":
         text = f"adversarial training (PGD, {get('steps')} steps of {get('step_size')}, "
-        text += f"{NORMS.get(get('norm'), get('norm'))} ball of eps {get('eps')})"
+        text += f"{NORMS.get(str(get('norm')), get('norm'))} ball of eps {get('eps')})"
     else:
         text = "natural training (clean images only)" if get("name") == "natural" else str(get("name"))
     if guarded:

@@ -12,7 +12,7 @@ from fsrobust.report.entries import cast, unique_folders
 from fsrobust.report.figures import NORMS
 from fsrobust.report.page import Page, build_page
 from fsrobust.report.results import read_run
-from fsrobust.report.tables import TITLES, percent, signed, span
+from fsrobust.report.tables import NOT_RUN, TITLES, percent, signed, span
 from fsrobust.types import InputError
 
 
@@ -45,7 +45,14 @@ def render(page: Page) -> str:
     environment.filters["unbroken"] = _unbroken
     template = environment.get_template("report.html.j2")
     return template.render(
-        page=page, words=words, titles=TITLES, norms=NORMS, percent=percent, span=span, signed=signed
+        page=page,
+        words=words,
+        titles=TITLES,
+        norms=NORMS,
+        not_run=NOT_RUN,
+        percent=percent,
+        span=span,
+        signed=signed,
     )
 
 

@@ -6,58 +6,19 @@ from dataclasses import dataclass
 from fsrobust.evaluate import wilson
 from fsrobust.report import words
 from fsrobust.report.entries import Cast, Entry
-from fsrobust.report.facts import Facts, evaluation_facts, provenance_facts, training_facts
-from fsrobust.report.figures import (
-    Line,
-    Style,
-    ball_radius,
-    eps_figure,
-    iterations_figure,
-    loss_figure,
-    mask_figure,
-    training_figure,
-)
-from fsrobust.report.pictures import HeatMaps, Shot, data_uri, gallery_shots, heat_maps, magnification
-from fsrobust.report.results import RunResults
+from fsrobust.report.figures import Line, ball_radius, eps_figure, iterations_figure
+from fsrobust.report.pictures import Picture, data_uri, vector
+from fsrobust.report.sections import RunPart, run_part
 from fsrobust.report.tables import TITLES, Cell, Table, accuracy_table, as_csv, worst_case
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A figure as a data URI, what it shows for those who cannot see it, and its caption."""
-
-    source: str
-    alt: str
-    caption: str
-
-
 @dataclass(frozen=True, eq=False)
-class EvaluationPart:
-    """What one evaluation adds to its run's section; ``missing`` are sentences on what is not there."""
+class Tile:
+    """The two numbers that a hurried reader takes along: right under every attack, and under none."""
 
-    label: str | None
-    facts: Facts
-    attack: str | None
-    factor: float
-    shots: Sequence[Shot]
-    heat: HeatMaps | None
-    heat_caption: str
-    histogram: Picture | None
-    missing: Sequence[str]
-
-
-@dataclass(frozen=True, eq=False)
-class RunPart:
-    """A run's own section."""
-
-    label: str
-    style: Style
-    folder: str
-    training: Facts
-    provenance: Facts
-    curves: Sequence[Picture]
-    evaluations: Sequence[EvaluationPart]
-    missing: Sequence[str]
+    entry: Entry
+    worst: Cell
+    natural: Cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +28,7 @@ class Page:
     title: str
     subtitle: str
     summary: Sequence[str]
-    tiles: Sequence[tuple[Entry, Cell, Cell]]
+    tiles: Sequence[Tile]
     table: Table
     published: Sequence[str]
     csv: str
@@ -92,7 +53,7 @@ def build_page(who: Cast) -> Page:
         subtitle=_subtitle(entries),
         summary=words.summary(entries)
         or ["None of these runs has been evaluated yet: there is no number to show."],
-        tiles=[(e, worst_case(e.evaluation.outcome), natural_cell(table, e.label)) for e in entries],
+        tiles=[_tile(entry) for entry in entries],
         table=table,
         published=_sources(entries),
         csv=data_uri(as_csv(table).encode(), "text/csv"),
@@ -100,14 +61,14 @@ def build_page(who: Cast) -> Page:
         attacks=words.attacks_in_words(entries),
         shared=shared,
         missing=missing,
-        runs=[_run_part(run, label, style, who.entries) for run, label, style in who.runs],
+        runs=[run_part(run, label, style, entries) for run, label, style in who.runs],
         limits=words.limits(entries) if entries else [],
     )
 
 
-def natural_cell(table: Table, label: str) -> Cell:
-    """Return a row's natural accuracy."""
-    return next(row for row in table.rows if row.label == label).cells["natural"]
+def _tile(entry: Entry) -> Tile:
+    outcome = entry.evaluation.outcome
+    return Tile(entry, worst_case(outcome), accuracy_table({"": outcome}).rows[0].cells["natural"])
 
 
 def _title(who: Cast) -> str:
@@ -128,13 +89,12 @@ def _subtitle(entries: Sequence[Entry]) -> str:
 
 
 def _sources(entries: Sequence[Entry]) -> list[str]:
-    """Return where published numbers stand, one sentence per row that has some."""
-    shown = [e for e in entries if e.run.published(e.evaluation)]
-    return [f"{entry.label}: {(entry.run.config or {})['published']['source']}" for entry in shown]
-
-
-def _picture(svg: str, alt: str, caption: str) -> Picture:
-    return Picture(data_uri(svg.encode(), "image/svg+xml"), alt, caption)
+    """Return where published numbers stand, one sentence per source."""
+    sources: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.run.published(entry.evaluation):
+            sources.setdefault((entry.run.config or {})["published"]["source"], []).append(entry.label)
+    return [f"Published numbers beside {words.listed(who)}: {source}." for source, who in sources.items()]
 
 
 def _shared(entries: Sequence[Entry]) -> tuple[list[Picture], list[str]]:
@@ -173,7 +133,8 @@ def _eps_picture(entries: Sequence[Entry], norm: str) -> Picture:
         assert curve is not None
         lines.append(Line(curve.eps, curve.accuracy, curve.n, entry.style))
         texts.append(
-            f"{entry.label} from {_right(curve.accuracy[0], curve.n)} to {_right(curve.accuracy[-1], curve.n)}"
+            f"{entry.label} from {_right(curve.accuracy[0], curve.n)} "
+            f"to {_right(curve.accuracy[-1], curve.n)}"
         )
     radii = sorted({ball_radius(norm, entry.evaluation.eps) for entry in entries})
     sizes = words.listed(sorted({words.count(line.n) for line in lines}))
@@ -182,7 +143,7 @@ def _eps_picture(entries: Sequence[Entry], norm: str) -> Picture:
         "images per model; bands are 95 % intervals. The dotted line is the eps of the table. The curve must "
         "fall to 0 % where every image is within reach."
     )
-    return _picture(
+    return vector(
         eps_figure(lines, norm=norm, eps=radii), f"Accuracy against eps: {'; '.join(texts)}.", caption
     )
 
@@ -209,96 +170,7 @@ def _iterations_picture(entries: Sequence[Entry], name: str) -> Picture:
     sizes = words.listed(sorted({words.count(line.n) for line in lines}))
     title = TITLES.get(name, name)
     caption = (
-        f"Accuracy at each step of {title}, n = {sizes} images per model; bands are 95 % intervals. A curve that "
-        "still falls at its end asks for a longer attack."
+        f"Accuracy at each step of {title}, n = {sizes} images per model; bands are 95 % intervals. A curve "
+        "that still falls at its end asks for a longer attack."
     )
-    return _picture(
-        iterations_figure(lines), f"Accuracy at each step of {title}: {'; '.join(texts)}.", caption
-    )
-
-
-def _run_part(run: RunResults, label: str, style: Style, entries: Sequence[Entry]) -> RunPart:
-    mine = [entry for entry in entries if entry.run is run]
-    missing = list(run.remarks)
-    if run.config is None:
-        missing.append(
-            "These weights were not trained in this directory: it holds records of an evaluation only."
-        )
-    elif not run.metrics:
-        missing.append("No epoch is on record, so there are no training curves.")
-    if not mine:
-        missing.append("This run has not been evaluated: there is no number that says how robust it is.")
-    return RunPart(
-        label=label,
-        style=style,
-        folder=run.folder.resolve().name,
-        training=training_facts(run),
-        provenance=provenance_facts(run),
-        curves=_training_pictures(run, style),
-        evaluations=[_evaluation_part(entry, alone=len(mine) == 1) for entry in mine],
-        missing=missing,
-    )
-
-
-def _training_pictures(run: RunResults, style: Style) -> list[Picture]:
-    if not run.metrics:
-        return []
-    found = []
-    accuracy, loss = training_figure(run.metrics, style), loss_figure(run.metrics, style)
-    if accuracy is not None:
-        caption = f"Accuracy in training, natural and attacked as in training{_held_out(run)}."
-        found.append(_picture(accuracy, "Training and validation accuracy per epoch.", caption))
-    if loss is not None:
-        found.append(_picture(loss, "Terms of the loss per epoch.", _about_loss(run)))
-    return found
-
-
-def _held_out(run: RunResults) -> str:
-    """Return how many validation images there were, as far as the run's files say."""
-    most = ((run.config or {}).get("train") or {}).get("validation")
-    if not any("validation_natural" in row for row in run.metrics) or not most:
-        return ""
-    return f"; validation on at most {words.count(most)} images, and at most a tenth, held out by seed"
-
-
-def _about_loss(run: RunResults) -> str:
-    if any("separation" in row for row in run.metrics):
-        return "The loss and its terms, before weighting, on the images that were trained on."
-    return "The loss on the images that were trained on."
-
-
-def _evaluation_part(entry: Entry, *, alone: bool) -> EvaluationPart:
-    one, missing = entry.evaluation, []
-    names = one.record["data"]["class_names"]
-    attack = next((a for a in (one.strongest, *one.outcome.attacks) if a in one.galleries), None)
-    if attack is None:
-        missing.append("No pictures of attacked images are on record.")
-    masks, heat, histogram, caption = one.masks, None, None, ""
-    if masks is not None:
-        title = TITLES.get(masks.attack, masks.attack)
-        histogram = _picture(
-            mask_figure(masks.histogram, entry.style),
-            "Histogram of the mask on clean and attacked images.",
-            f"How often the mask after {masks.position} takes each value, on {len(masks.natural)} images, clean and "
-            f"attacked by {title}.",
-        )
-        caption = f"mean over the channels after {masks.position}; attacked by {title}"
-        if masks.attack in one.galleries:
-            heat = heat_maps(masks, one.galleries[masks.attack], names)
-    elif (
-        (one.record.get("model") or {})
-        and isinstance(one.record["model"], dict)
-        and one.record["model"].get("fsr")
-    ):
-        missing.append("This model has the plug-in, but no pictures of its mask are on record.")
-    return EvaluationPart(
-        label=None if alone else entry.label,
-        facts=evaluation_facts(one),
-        attack=TITLES.get(attack, attack) if attack else None,
-        factor=magnification(one.galleries[attack]) if attack else 1.0,
-        shots=gallery_shots(one.galleries[attack], names) if attack else [],
-        heat=heat,
-        heat_caption=caption,
-        histogram=histogram,
-        missing=missing,
-    )
+    return vector(iterations_figure(lines), f"Accuracy at each step of {title}: {'; '.join(texts)}.", caption)

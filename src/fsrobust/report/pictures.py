@@ -1,4 +1,4 @@
-"""Images of a gallery as PNG: pixels stay square pixels, a perturbation is magnified around mid-grey."""
+"""Pictures as data URIs: pixels stay square, a perturbation is magnified around mid-grey."""
 
 import base64
 import io
@@ -19,6 +19,15 @@ Pixels = NDArray[np.uint8]
 SIDE: Final = 96
 """Small images are enlarged, by a whole factor, to about so many pixels."""
 HEAT: Final = "plasma"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a data URI, what it shows for those who cannot see it, and its caption."""
+
+    source: str
+    alt: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,11 @@ class HeatMaps:
 def data_uri(content: bytes, kind: str) -> str:
     """Return a file as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def vector(svg: str, alt: str, caption: str) -> Picture:
+    """Return a figure as a picture."""
+    return Picture(data_uri(svg.encode(), "image/svg+xml"), alt, caption)
 
 
 def png(pixels: Pixels) -> str:

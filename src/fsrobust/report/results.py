@@ -79,6 +79,12 @@ class Evaluation:
         return str(self.record["ball"]["eps"])
 
     @property
+    def has_plugin(self) -> bool:
+        """Whether the model says that it has the FSR plug-in; foreign models say nothing."""
+        model = self.record["model"]
+        return isinstance(model, dict) and bool(model.get("fsr"))
+
+    @property
     def paths(self) -> dict[str, list[float]]:
         """Per attack that climbs once from one start, the share right at each query of its search."""
         plain = {
@@ -90,11 +96,9 @@ class Evaluation:
 
     @property
     def strongest(self) -> str:
-        """The attack that left the fewest samples standing; the longer one of equals."""
-        return min(
-            self.outcome.attacks,
-            key=lambda name: (self.outcome.strict(name), -self.records[name].get("backwards", 0)),
-        )
+        """The attack that fooled the most samples; the longer one of equals."""
+        fooled = {name: int(found.sum()) for name, found in self.outcome.fooled.items()}
+        return max(fooled, key=lambda name: (fooled[name], self.records[name].get("backwards", 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +149,13 @@ def read_run(folder: Path | str) -> RunResults:
             f'Expected a run directory or records of an evaluation in "{folder}", but there are neither; '
             "run train or evaluate first"
         )
+    config = read_json(folder / "config.json") if has_run else None
     evaluations, remarks = _evaluations(folder, records)
     return RunResults(
         folder=folder,
-        config=read_json(folder / "config.json") if has_run else None,
+        config=config,
         metrics=Metrics(folder / "metrics.jsonl").rows(),
-        evaluations=evaluations,
+        evaluations=sorted(evaluations, key=lambda one: _order(one, config)),
         parameters=_count_parameters(folder),
         remarks=remarks,
     )
@@ -174,7 +179,7 @@ def _place(record: Record) -> _Place:
 
 
 def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluation], list[str]]:
-    """Return the evaluations worth showing, the last checkpoint first, and sentences on the others."""
+    """Return the evaluations worth showing, and sentences on the others."""
     groups: dict[tuple[_Place, str, str], list[Record]] = {}
     for record in records:
         samples = record["data"]["sha256"]
@@ -192,9 +197,15 @@ def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluati
             f"{len(found) - len(shown)} of {len(found)} evaluations are not shown: they are of earlier "
             "weights of the same checkpoint, or a larger one covers them."
         )
-    order = {"last": 0, "": 1, "best": 2}
-    shown.sort(key=lambda e: (order.get(e.checkpoint or "", 3), e.norm, len(e.eps), e.eps, -e.outcome.n))
     return shown, remarks
+
+
+def _order(evaluation: Evaluation, config: Record | None) -> tuple[object, ...]:
+    """Return what to sort by: the last checkpoint in the run's own ball first."""
+    order = {"last": 0, "": 1, "best": 2}.get(evaluation.checkpoint or "", 3)
+    own = (config or {}).get("evaluation") or {}
+    foreign = (own.get("norm"), own.get("eps")) != (evaluation.norm, evaluation.eps)
+    return order, foreign, evaluation.norm, len(evaluation.eps), evaluation.eps, -evaluation.outcome.n
 
 
 def _replaces(other: Evaluation, one: Evaluation) -> bool:

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fsrobust.attacks import ATTACKS, SUITES
 from fsrobust.evaluate import Interval, Outcome, wilson
 from fsrobust.types import InputError
@@ -22,6 +25,8 @@ TITLES: Final = {
     "all": "All attacks",
 }
 """How columns are headed; an attack that is not here goes by its own name."""
+
+NOT_RUN: Final = "not run"
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,14 @@ def accuracy_table(
     """Return the table of some outcomes, by label; ``published`` accuracies are in %, by label and column.
 
     Columns: natural, each attack that any of them met, "ensemble" (right when clean and under all four of
-    the paper's white-box attacks), and "all" where other attacks than those four ran.
+    the paper's white-box attacks), and "all" (… under all that ran) unless those are the four everywhere.
     """
     met = {name for outcome in outcomes.values() for name in outcome.attacks}
     known = [name for name in ATTACKS if name in met]
     columns = ["natural", *known, *sorted(met - set(known))]
     together = {label: _ensembles(outcome) for label, outcome in outcomes.items()}
-    columns += [c for c in ("ensemble", "all") if any(c in names for names in together.values())]
+    odd = any(set(outcome.attacks) != set(SUITES["whitebox"]) for outcome in outcomes.values())
+    columns += ["ensemble"] * any("ensemble" in names for names in together.values()) + ["all"] * odd
     rows = []
     for label, outcome in outcomes.items():
         theirs = (published or {}).get(label, {})
@@ -81,7 +87,8 @@ def accuracy_table(
             try:
                 cells[column] = _cell(outcome, names, theirs.get(column))
             except InputError as error:
-                gaps[column] = "not run" if _absent(outcome, column) else str(error)
+                wanted = {names} if isinstance(names, str) else set(names)
+                gaps[column] = str(error) if wanted <= set(outcome.attacks) else NOT_RUN
         rows.append(Row(label, outcome.n, cells, gaps))
     return Table(columns, rows)
 
@@ -89,12 +96,7 @@ def accuracy_table(
 def _ensembles(outcome: Outcome) -> dict[str, list[str]]:
     """Return which attacks make the ensemble columns of an outcome."""
     paper, ran = list(SUITES["whitebox"]), list(outcome.attacks)
-    columns = {"ensemble": paper} if set(paper) <= set(ran) else {}
-    return columns | ({"all": ran} if len(ran) > 1 and set(ran) != set(paper) else {})
-
-
-def _absent(outcome: Outcome, column: str) -> bool:
-    return column not in outcome.attacks and column != "all"
+    return {"all": ran} | ({"ensemble": paper} if set(paper) <= set(ran) else {})
 
 
 def _cell(outcome: Outcome, names: str | list[str], published: float | None) -> Cell:
@@ -110,10 +112,27 @@ def _cell(outcome: Outcome, names: str | list[str], published: float | None) -> 
 
 
 def worst_case(outcome: Outcome) -> Cell:
-    """Return the share right when clean and at every step of every attack on record, as both counts."""
-    survivors = int(outcome.survivors(outcome.attacks, strict=True).sum())
+    """Return the share right when clean and at every step of every attack on record, as both counts.
+
+    A sample that an attack did not visit counts as withstanding that one: see ``unvisited``.
+    """
+    survivors = int(_standing(outcome).sum())
     share, interval = survivors / outcome.n, wilson(survivors, outcome.n)
     return Cell(share, interval, share, interval, outcome.n)
+
+
+def unvisited(outcome: Outcome) -> dict[str, int]:
+    """Return, by attack, how many samples it did not visit that nothing else fooled either, if any."""
+    standing = _standing(outcome)
+    counts = {name: int((standing & ~visited).sum()) for name, visited in outcome.attacked.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _standing(outcome: Outcome) -> NDArray[np.bool_]:
+    standing = outcome.natural_correct.copy()
+    for fooled in outcome.fooled.values():
+        standing &= ~fooled
+    return standing
 
 
 def percent(share: float, n: int) -> str:

@@ -1,14 +1,13 @@
 """Sentences, computed from numbers: what a page says in words, so that a reader need not know the field."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Final
 
 from fsrobust.evaluate import Interval, wilson
 from fsrobust.report.entries import Entry
 from fsrobust.report.figures import ball_radius
 from fsrobust.report.results import Record
-from fsrobust.report.tables import TITLES, Cell, Table, percent, worst_case
+from fsrobust.report.tables import TITLES, Cell, Table, percent, unvisited, worst_case
 
 UPPER_BOUND: Final = (
     "Robust accuracy is an upper bound: further attacks can only find more images on which the model fails, "
@@ -72,8 +71,11 @@ def sample_in_words(record: Record) -> str:
 
 
 def listed(texts: Sequence[str]) -> str:
-    """Return texts as a list in a sentence, "a, b and c"."""
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    """Return texts as a list in a sentence, "a, b and c"; semicolons part those that have commas."""
+    if len(texts) == 1:
+        return texts[0]
+    comma = "; " if any("," in text for text in texts) else ", "
+    return f"{comma.join(texts[:-1])}{comma if comma == '; ' else ' '}and {texts[-1]}"
 
 
 def summary(entries: Sequence[Entry]) -> list[str]:
@@ -112,29 +114,35 @@ def _alone(entry: Entry, cell: Cell, sample: str, ball: str) -> str:
 
 
 def _together(ranked: Sequence[Entry], cells: Sequence[Cell], sample: str, ball: str) -> str:
-    robust = [f"{e.label} {share(c.accuracy, c.interval, c.n)}" for e, c in zip(ranked, cells, strict=True)]
-    outcomes = [entry.evaluation.outcome for entry in ranked]
-    clean = [share(o.accuracy("natural"), o.interval("natural"), o.n) for o in outcomes]
-    return (
-        f"All were shown the same {sample}. When {ball}, these shares are still classified correctly "
-        f"whatever the attacks below tried: {listed(robust)}. "
-        f"Without an attack it is, in the same order, {listed(clean)}."
-    )
+    """Return the shares of some entries, of many only the first and the last."""
+    few = len(ranked) <= 4
+    robust, clean = [], []
+    for entry, cell in zip(ranked, cells, strict=True):
+        outcome = entry.evaluation.outcome
+        robust.append(f"{share(cell.accuracy, cell.interval, cell.n)} by {entry.label}")
+        clean.append(share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n))
+    what = "these shares are" if few else f"from {robust[-1]} to {robust[0]} are"
+    start = f"All were shown the same {sample}. When {ball}, {what} still classified correctly, whatever the "
+    if not few:
+        return f"{start}attacks below tried."
+    order = "Without an attack it is, in the same order, "
+    return f"{start}attacks below tried: {listed(robust)}. {order}{listed(clean)}."
 
 
 def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
-    """Return what the intervals say of each neighbours in the order of robustness."""
+    """Return what the intervals say of the most robust entry and each other one."""
+    best, top = ranked[0], cells[0].interval
+    others = list(zip(ranked[1:], cells[1:], strict=True))
+    below = [entry.label for entry, cell in others if cell.interval.high < top.low]
+    unclear = [entry.label for entry, cell in others if cell.interval.high >= top.low]
     sentences = []
-    for (better, high), (worse, low) in pairwise(zip(ranked, cells, strict=True)):
-        if high.interval.low > low.interval.high:
-            sentences.append(
-                f"{better.label} withstands more than {worse.label}: their intervals do not overlap."
-            )
-        else:
-            sentences.append(
-                f"The intervals of {better.label} and {worse.label} overlap, so these {count(high.n)} images "
-                "do not show which of the two withstands more."
-            )
+    if unclear:
+        sentences.append(
+            f"These {count(cells[0].n)} images alone do not show that {best.label} withstands more "
+            f"than {listed(unclear)}: the intervals overlap."
+        )
+    if below:
+        sentences.append(f"{best.label} withstands more than {listed(below)}: the intervals do not overlap.")
     return sentences
 
 
@@ -192,6 +200,12 @@ def limits(entries: Sequence[Entry]) -> list[str]:
     met = {name for entry in entries for name in entry.evaluation.records}
     sentences = _limits_of_samples(entries)
     sentences += _limits_of_comparison(entries)
+    for entry in entries:
+        for name, missed in unvisited(entry.evaluation.outcome).items():
+            sentences.append(
+                f"{entry.label}: {TITLES.get(name, name)} did not visit {count(missed)} images that no other "
+                "attack fooled; the number at the top counts them as right."
+            )
     if not any("autoattack" in name.lower() for name in met):
         kinds = {r["attack"].get("type") for entry in entries for r in entry.evaluation.records.values()}
         only = "Only attacks of the PGD kind were run. " if kinds == {"PGD"} else ""

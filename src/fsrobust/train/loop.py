@@ -152,8 +152,12 @@ class _Run:
             self._restore(checkpoint)
         metrics.truncate(self.position.epoch - 1)
         self.rows = metrics.rows()
-        place = f"epoch {self.position.epoch}, batch {self.position.batch}"
-        self.reporter.say(f"resumed at {place}" if checkpoint else "nothing to resume yet: starting anew")
+        self.reporter.say(self._where() if checkpoint else "nothing to resume yet: starting anew")
+
+    def _where(self) -> str:
+        if self.position.epoch > self.train.epochs:
+            return f"already trained: {self.train.epochs} epochs"
+        return f"resumed at epoch {self.position.epoch}, batch {self.position.batch}"
 
     def _restore(self, checkpoint: Path) -> None:
         tensors, _ = read_weights(checkpoint / WEIGHTS)
@@ -172,11 +176,8 @@ class _Run:
 
     def go(self, stopwatch: Stopwatch) -> History:
         """Train until the last epoch, or until asked to stop."""
-        kept = f", {len(self.validation)} held out to choose the best" if self.validation is not None else ""
-        self.reporter.say(
-            f"training on {len(self.data)} samples of {self.data.name}{kept}; "
-            f"{self.train.epochs} epochs, {self.train.engine} engine, {self.device}"
-        )
+        if self.position.epoch <= self.train.epochs:
+            self.reporter.say(self._plan())
         while self.position.epoch <= self.train.epochs:
             stopped = self._epoch(stopwatch)
             if stopped:
@@ -184,6 +185,13 @@ class _Run:
                     self.save()
                 return History(self.rows, self.position.best_epoch, stopped)
         return History(self.rows, self.position.best_epoch)
+
+    def _plan(self) -> str:
+        kept = f", {len(self.validation)} held out to choose the best" if self.validation is not None else ""
+        return (
+            f"training on {len(self.data)} samples of {self.data.name}{kept}; "
+            f"{self.train.epochs} epochs, {self.train.engine} engine, {self.device}"
+        )
 
     def _epoch(self, stopwatch: Stopwatch) -> str | None:
         """Train the rest of the present epoch; return why it stopped early, if it did."""

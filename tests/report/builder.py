@@ -1,0 +1,165 @@
+"""Run directories with known verdicts, by the real writers, in no time: nothing is trained or attacked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fsrobust.attacks import Ball, Linf, make_attack
+from fsrobust.data import Dataset
+from fsrobust.evaluate import Study, Subject
+from fsrobust.evaluate.store import describe_attack
+from fsrobust.records import Metrics, read_json, write_json
+from tests.runs import net
+
+PUBLISHED = {"natural": 80.0, "fgsm": 60.0, "pgd20": 50.0, "pgd100": 50.0, "cw": 50.0, "ensemble": 40.0}
+
+
+def bits(text: str) -> NDArray[np.bool_]:
+    """Return "0110" as truth values."""
+    return np.array([character == "1" for character in text])
+
+
+@dataclass(frozen=True)
+class Fake:
+    """An evaluation to write: who is right when clean, whom each attack fooled at its end and on its way."""
+
+    natural: str = "11111111" * 2 + "1110"
+    fooled_last: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "fgsm": "1" * 5 + "0" * 15,
+            "pgd20": "1" * 9 + "0" * 11,
+            "pgd100": "1" * 10 + "0" * 10,
+            "cw": "0" * 2 + "1" * 9 + "0" * 9,
+        }
+    )
+    fooled_any: Mapping[str, str] = field(default_factory=lambda: {"pgd100": "1" * 12 + "0" * 8})
+    attacked: Mapping[str, str] = field(default_factory=dict)
+    ball: Ball = field(default_factory=lambda: Linf(8 / 255))
+    data: str = "cifar10"
+    of: int = 100
+    channels: int = 3
+    checkpoint: str | None = "last"
+    weights: int = 0
+    seed: int = 0
+    created: str = "2026-01-02T03:04:05+00:00"
+    class_names: Sequence[str] = tuple(f"class {letter}" for letter in "abcdefghij")
+    parts: Sequence[str] = ("gallery", "curve")
+
+
+def write_fake(folder: Path, fake: Fake, source: str | None = None) -> Study:
+    """Write the records of an evaluation, and return their study."""
+    n = len(fake.natural)
+    generator = torch.Generator().manual_seed(fake.seed + 1)
+    images = torch.randint(0, 256, (n, fake.channels, 8, 8), dtype=torch.uint8, generator=generator)
+    labels, names = torch.arange(n) % len(fake.class_names), tuple(fake.class_names)
+    data = Dataset(fake.data, "test", images, labels, torch.arange(n) * 2, names)
+    subject = Subject(net(seed=fake.weights), source or folder.name, fake.checkpoint)
+    study = Study(folder, subject, data, fake.of, fake.ball, fake.seed)
+    for name in fake.fooled_last:
+        _write_attack(study, fake, name)
+    if "curve" in fake.parts:
+        key = study.key("curve", {"samples": n})
+        curve = {"eps": [0.0, fake.ball.eps, 1.0], "accuracy": [0.9, 0.5, 0.0], "n": n}
+        write_json(study.path(key) / "curves.json", curve)
+        study.write(key, "curve", {"name": "eps"}, {})
+    if "mask" in fake.parts:
+        _write_mask(study, next(iter(fake.fooled_last)))
+    for record in (folder / "eval").glob("*/record.json"):
+        content = read_json(record)
+        if content["weights_sha256"] == subject.identity()["weights_sha256"]:
+            write_json(record, content | {"created": fake.created})
+    return study
+
+
+def _write_attack(study: Study, fake: Fake, name: str) -> None:
+    attack = make_attack(name, study.ball)
+    natural, last = bits(fake.natural), bits(fake.fooled_last[name])
+    fooled = bits(fake.fooled_any[name]) if name in fake.fooled_any else last
+    labels, n = study.data.labels.numpy(), len(natural)
+    predicted = np.where(last, (labels + 1) % 10, labels)
+    samples: dict[str, NDArray[Any]] = {
+        "ids": study.data.ids.numpy(),
+        "attacked": bits(fake.attacked.get(name, "1" * n)),
+        "fooled_last": last,
+        "fooled_any": fooled | ~natural,
+        "natural_correct": natural,
+        "predicted": predicted,
+    }
+    images = study.data.images[:4].numpy()
+    gallery: dict[str, NDArray[Any]] = {
+        "images": images,
+        "attacked": np.clip(images / 255 + study.ball.eps, 0, 1).astype(np.float32),
+        "labels": labels[:4],
+        "natural_predicted": labels[:4],
+        "predicted": predicted[:4],
+        "ids": study.data.ids[:4].numpy(),
+    }
+    steps = int(describe_attack(attack)["steps"])  # type: ignore[call-overload]
+    content = {
+        "name": name,
+        "attack": describe_attack(attack),
+        "path": [float(natural.mean()), *[float(1 - last.mean())] * steps],
+        "backwards": steps * n,
+    }
+    arrays = {"samples": samples} | ({"gallery": gallery} if "gallery" in fake.parts else {})
+    study.write(study.key("attack", {"name": name}), "attack", content, arrays)
+
+
+def _write_mask(study: Study, attack: str) -> None:
+    values = np.linspace(0.2, 0.8, 4 * 2 * 2, dtype=np.float32).reshape(4, 2, 2)
+    counts = np.arange(100, dtype=np.int64).reshape(2, 50)
+    arrays: dict[str, NDArray[Any]] = {
+        "natural": values,
+        "attacked": values[::-1],
+        "histogram": counts,
+        "position": np.array("layer3"),
+    }
+    study.write(study.key("mask", attack), "mask", {"name": "mask", "attack": attack}, {"mask": arrays})
+
+
+def write_config(folder: Path, *, title: str = "CIFAR-10, AT", epochs: int = 4, **changes: Any) -> None:
+    """Write what training leaves: config.json, and the metrics of its epochs."""
+    config = {
+        "recipe": "cifar10-at",
+        "title": title,
+        "model": {"name": "resnet_small", "classes": 10, "channels": 3, "width": 4, "fsr": []},
+        "objective": {"name": "at", "norm": "linf", "eps": "8/255", "steps": 10, "step_size": "2/255"},
+        "evaluation": {"norm": "linf", "eps": "8/255"},
+        "published": {"source": "Table S5, row AT", "accuracy": PUBLISHED},
+        "train": {
+            "epochs": epochs,
+            "batch": 128,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 5e-4,
+            "seed": 0,
+        },
+        "data": {"name": "cifar10", "sha256": "0" * 64, "n": 49_000},
+        "provenance": {
+            "fsrobust": "0.1.0",
+            "commit": "a" * 40,
+            "dirty": False,
+            "torch": "2",
+            "device": "CPU",
+        },
+    }
+    write_json(folder / "config.json", config | changes)
+    for epoch in range(1, epochs + 1):
+        row = {"epoch": epoch, "lr": 0.1 if epoch < epochs else 0.01, "loss": 2 / epoch, "seconds": 60.0}
+        accuracies = {"train_accuracy": 0.1 * epoch, "validation_natural": 0.2 * epoch}
+        Metrics(folder / "metrics.jsonl").append(row | accuracies)
+
+
+def write_run(folder: Path, fake: Fake | None = None, **config: Any) -> Path:
+    """Write a run and its evaluation, and return its directory."""
+    write_config(folder, **config)
+    write_fake(folder, fake or Fake())
+    return folder
+
+
+__all__ = ["PUBLISHED", "Fake", "bits", "replace", "write_config", "write_fake", "write_run"]

@@ -1,0 +1,156 @@
+"""What a directory is read as, however much of it is there."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fsrobust.attacks import L2, Linf
+from fsrobust.evaluate import Study, Subject, carry_out
+from fsrobust.report import read_run
+from fsrobust.types import InputError
+from tests.report.builder import PUBLISHED, Fake, write_config, write_fake, write_run
+from tests.runs import digits, train
+
+
+def test_real_run(tmp_path: Path) -> None:
+    """What training and evaluation really write is read whole."""
+    trained = train(tmp_path, fsr="layer3", epochs=1)
+    data = digits(10, "test")
+    study = Study(tmp_path, Subject(trained.model, "real", "last"), data, 360, Linf(0.1))
+    outcome = carry_out(study, ["fgsm", "pgd10"], curve_samples=4)
+    run = read_run(tmp_path)
+    (evaluation,) = run.evaluations
+    assert run.config is not None
+    assert len(run.metrics) == 1
+    assert run.parameters == sum(p.numel() for p in trained.model.parameters())
+    assert evaluation.outcome.attacks == ("fgsm", "pgd10")
+    assert evaluation.outcome.accuracy("pgd10") == outcome.accuracy("pgd10")
+    assert evaluation.curve is not None
+    assert evaluation.curve.n == 4
+    assert len(evaluation.paths["pgd10"]) == 11
+    assert evaluation.masks is not None
+    assert evaluation.masks.position == "layer3"
+    np.testing.assert_array_equal(evaluation.galleries["fgsm"].images, data.images.numpy())
+    assert run.remarks == []
+
+
+def test_empty_directory(tmp_path: Path) -> None:
+    """A directory with neither a run nor records is refused, and so is one that is not there."""
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="neither"):
+            read_run(folder)
+
+
+def test_run_without_evaluation(tmp_path: Path) -> None:
+    """A run that nobody attacked yet is a run."""
+    write_config(tmp_path)
+    assert read_run(tmp_path).evaluations == []
+
+
+def test_audit_has_no_config(tmp_path: Path) -> None:
+    """Records alone are an audit, titled by what was evaluated."""
+    write_fake(tmp_path, Fake(checkpoint=None), source="pkg:factory")
+    run = read_run(tmp_path)
+    assert run.config is None
+    assert run.title == "pkg:factory"
+
+
+def test_checkpoints_and_balls_stay_apart(tmp_path: Path) -> None:
+    """Each checkpoint, ball and evaluation seed is an entry; the last checkpoint in the own ball comes first."""
+    write_run(tmp_path, Fake(ball=Linf(4 / 255)))
+    write_fake(tmp_path, Fake(checkpoint="best", weights=1))
+    write_fake(tmp_path, Fake())
+    write_fake(tmp_path, Fake(ball=L2(0.5)))
+    write_fake(tmp_path, Fake(seed=1))
+    found = [(e.checkpoint, e.norm, e.eps, e.record["seed"]) for e in read_run(tmp_path).evaluations]
+    assert set(found[:2]) == {("last", "linf", "8/255", 0), ("last", "linf", "8/255", 1)}
+    assert found[2:] == [
+        ("last", "l2", "0.5", 0),
+        ("last", "linf", "4/255", 0),
+        ("best", "linf", "8/255", 0),
+    ]
+
+
+def test_newer_weights_replace_older(tmp_path: Path) -> None:
+    """When a run went on and was evaluated again, only its present weights are shown, and it says so."""
+    write_run(tmp_path, Fake())
+    write_fake(tmp_path, Fake(weights=1, created="2026-03-01T00:00:00+00:00"))
+    run = read_run(tmp_path)
+    (evaluation,) = run.evaluations
+    assert evaluation.record["created"].startswith("2026-03")
+    assert run.remarks
+    assert "1 of 2 evaluations are not shown" in run.remarks[0]
+
+
+def test_larger_sample_replaces_smaller(tmp_path: Path) -> None:
+    """A first look on few samples is not shown beside the same attacks on more."""
+    few = Fake(natural="1" * 5, fooled_last={"fgsm": "10000"}, fooled_any={})
+    write_run(tmp_path, replace(few, created="2026-03-01T00:00:00+00:00"))
+    write_fake(tmp_path, Fake())
+    assert [e.outcome.n for e in read_run(tmp_path).evaluations] == [20]
+
+
+def test_larger_sample_with_fewer_attacks_replaces_nothing(tmp_path: Path) -> None:
+    """An attack that ran on few samples only is not lost to other attacks on more."""
+    write_run(tmp_path, Fake(natural="1" * 5, fooled_last={"pgd10": "10000"}, fooled_any={}))
+    write_fake(tmp_path, Fake())
+    assert [e.outcome.n for e in read_run(tmp_path).evaluations] == [20, 5]
+
+
+def test_damaged_arrays_are_passed_over(tmp_path: Path) -> None:
+    """A record whose arrays cannot be read is left out with a sentence; the others stay."""
+    write_run(tmp_path, Fake(parts=("gallery", "curve", "mask")))
+    keys = {name: record["key"] for name, record in read_run(tmp_path).evaluations[0].records.items()}
+    (tmp_path / "eval" / keys["cw"] / "samples.npz").write_bytes(b"torn")
+    (tmp_path / "eval" / keys["fgsm"] / "gallery.npz").unlink()
+    next(tmp_path.glob("eval/*/curves.json")).write_text("{")
+    next(tmp_path.glob("eval/*/mask.npz")).unlink()
+    run = read_run(tmp_path)
+    (evaluation,) = run.evaluations
+    assert evaluation.outcome.attacks == ("fgsm", "pgd20", "pgd100")
+    assert set(evaluation.galleries) == {"pgd20", "pgd100"}
+    assert evaluation.curve is None
+    assert evaluation.masks is None
+    assert len(run.remarks) == 4
+
+
+def test_nothing_readable_is_an_evaluation_less(tmp_path: Path) -> None:
+    """If no attack can be read, the evaluation is left out, not the report."""
+    write_run(tmp_path)
+    for file in tmp_path.glob("eval/*/samples.npz"):
+        file.unlink()
+    run = read_run(tmp_path)
+    assert run.evaluations == []
+    assert any("An evaluation is left out" in remark for remark in run.remarks)
+
+
+@pytest.mark.parametrize(
+    ("fake", "fits"),
+    [
+        (Fake(), True),
+        (Fake(checkpoint="best"), True),
+        (Fake(ball=Linf(4 / 255)), False),
+        (Fake(ball=L2(0.5)), False),
+        (Fake(data="digits"), False),
+    ],
+)
+def test_published_numbers_are_of_one_setting(tmp_path: Path, fake: Fake, fits: bool) -> None:  # noqa: FBT001
+    """Published numbers stand beside the ball and data they were published for, nowhere else."""
+    run = read_run(write_run(tmp_path / "run", fake))
+    assert run.published(run.evaluations[0]) == (PUBLISHED if fits else {})
+
+
+def test_strongest_attack(tmp_path: Path) -> None:
+    """The gallery shows the attack that fooled most, on its way or at its end."""
+    (evaluation,) = read_run(write_run(tmp_path / "run")).evaluations
+    assert evaluation.strongest == "pgd100"
+
+
+def test_pointer_cannot_leave_the_run(tmp_path: Path) -> None:
+    """A checkpoint pointer that is not a step is not followed."""
+    write_config(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last").write_text("../../secret\n")
+    assert read_run(tmp_path).parameters is None

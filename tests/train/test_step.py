@@ -1,0 +1,198 @@
+"""One step: the reference is the plain loop to the bit; the fast one finds and learns the same."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fsrobust.data.batches import pixels
+from fsrobust.plugin import Guarded, recalibration_loss, separation_loss
+from fsrobust.plugin import module as plugin
+from fsrobust.seeding import Noise
+from fsrobust.train import Natural
+from fsrobust.train import step as steps
+from fsrobust.train.step import make_step, multiplies_bf16
+from fsrobust.types import InputError
+from tests.helpers import fingerprint
+from tests.runs import at, digits, net
+
+BATCH, EPS, STEP_SIZE = 16, 0.1, 0.05
+
+
+def batch(number: int = 0) -> tuple[Tensor, Tensor, Noise]:
+    """Return a batch of digits with its noise."""
+    part = slice(number * BATCH, (number + 1) * BATCH)
+    data = digits(90)
+    return pixels(data.images[part]), data.labels[part], Noise.of(data.ids[part], 0, "test", number)
+
+
+def sgd(model: nn.Module, lr: float = 0.05) -> torch.optim.SGD:
+    """Return the paper's optimiser at a rate for a small network."""
+    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+
+
+def trained(fsr: str | None) -> nn.Module:
+    """Return a network after a few natural steps: gradients of an untrained one are nearly ties."""
+    model = net(fsr=fsr)
+    step = make_step("reference", model, Natural(), sgd(model))
+    for number in range(15):
+        torch.manual_seed(number)
+        step(*batch(number % 5))
+    return model
+
+
+class PlainLoop:
+    """Adversarial training as a textbook writes it, on its own: no Step, no PGD, no optimiser of torch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.momentum = [torch.zeros_like(p) for p in model.parameters()]
+
+    def attack(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """Return PGD-2's images: eval mode, uniform start, sign steps, projected, clamped."""
+        self.model.eval()
+        u = noise.fold(0).uniform(tuple(x.shape[1:]))
+        x_adv = (x + (2 * u - 1) * EPS).clamp(0, 1)
+        for _ in range(2):
+            x_adv = x_adv.detach().requires_grad_(True)
+            loss = F.cross_entropy(self.model(x_adv), y, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, x_adv)
+            moved = x_adv.detach() + STEP_SIZE * gradient.sign()
+            x_adv = (x + (moved - x).clamp(-EPS, EPS)).clamp(0, 1)
+        return x_adv
+
+    def step(self, x: Tensor, y: Tensor, noise: Noise, lr: float) -> float:
+        """Take one step of SGD with momentum 0.9 and weight decay 5e-4; return the loss."""
+        x_adv = self.attack(x, y, noise)
+        self.model.train()
+        if isinstance(self.model, Guarded):
+            parts = self.model.parts(x_adv)
+            loss = F.cross_entropy(parts.logits, y) + separation_loss(parts, y) + recalibration_loss(parts, y)
+        else:
+            loss = F.cross_entropy(self.model(x_adv), y)
+        weights = list(self.model.parameters())
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            for p, gradient, velocity in zip(weights, gradients, self.momentum, strict=True):
+                velocity.mul_(0.9).add_(gradient + 5e-4 * p)
+                p.sub_(lr * velocity)
+        return float(loss.detach())
+
+
+@pytest.mark.parametrize("fsr", [None, "paper"])
+def test_the_reference_step_is_the_plain_loop(fsr: str | None) -> None:
+    """Five steps of momentum SGD: the same losses, weights and statistics as a hand-written loop.
+
+    The attacks' images are equal to the bit; weights to a few roundings, as torch fuses multiply and add.
+    """
+    model, plain_model = net(fsr=fsr), net(fsr=fsr)
+    objective, plain = at(steps=2, eps=EPS), PlainLoop(plain_model)
+    step = make_step("reference", model, objective, sgd(model))
+    for number in range(5):
+        x, y, noise = batch(number)
+        if number == 0:
+            assert torch.equal(step.attack(x, y, noise), plain.attack(x, y, noise))
+        torch.manual_seed(number)
+        loss = step(x, y, noise)
+        torch.manual_seed(number)
+        assert loss.total.item() == pytest.approx(plain.step(x, y, noise, lr=0.05), rel=1e-5)
+    for (name, ours), theirs in zip(
+        model.state_dict().items(), plain_model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("fsr", [None, "paper"])
+def test_the_reference_step_is_torchs_loop_to_the_bit(fsr: str | None) -> None:
+    """With torch's own SGD in the hand-written loop, five steps give the same bits everywhere."""
+    model, plain_model = net(fsr=fsr), net(fsr=fsr)
+    step = make_step("reference", model, at(steps=2, eps=EPS), sgd(model))
+    plain, optimiser = PlainLoop(plain_model), sgd(plain_model)
+    for number in range(5):
+        x, y, noise = batch(number)
+        torch.manual_seed(number)
+        step(x, y, noise)
+        x_adv = plain.attack(x, y, noise)
+        torch.manual_seed(number)
+        plain_model.train()
+        optimiser.zero_grad()
+        if isinstance(plain_model, Guarded):
+            parts = plain_model.parts(x_adv)
+            extra = separation_loss(parts, y), recalibration_loss(parts, y)
+            loss = F.cross_entropy(parts.logits, y) + 1.0 * extra[0] + 1.0 * extra[1]
+        else:
+            loss = F.cross_entropy(plain_model(x_adv), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    assert fingerprint(model) == fingerprint(plain_model)
+    assert fingerprint(model) != fingerprint(net(fsr=fsr))
+
+
+def both(fsr: str | None) -> tuple[Any, Any]:
+    """Return a reference and a fast step on two copies of one trained network."""
+    models = trained(fsr), trained(fsr)
+    assert fingerprint(models[0]) == fingerprint(models[1])
+    objective = at(steps=4, eps=EPS)
+    reference = make_step("reference", models[0], objective, sgd(models[0]))
+    return reference, make_step("fast", models[1], objective, sgd(models[1]))
+
+
+@pytest.mark.parametrize("fsr", [None, "paper"])
+def test_fast_agrees_with_reference_in_float32(monkeypatch: pytest.MonkeyPatch, fsr: str | None) -> None:
+    """Without bf16 the engines differ in memory order only.
+
+    Signs of gradients near zero may turn with the order of sums: 1 pixel of 1,000 is allowed. On the same
+    images and under the same mask noise the gradients agree to a few float32 roundings of their norm.
+    """
+    monkeypatch.setattr(steps, "multiplies_bf16", lambda _device: False)
+    plain = plugin.logistic_like  # it fills memory in its order: give both engines the order of NCHW
+    monkeypatch.setattr(plugin, "logistic_like", lambda r: plain(r.contiguous()))
+    reference, fast = both(fsr)
+    x, y, noise = batch()
+    found = reference.attack(x, y, noise)
+    assert (found == fast.attack(x, y, noise)).float().mean() >= 0.999
+    assert not torch.equal(found, x)
+    for step in (reference, fast):
+        torch.manual_seed(0)
+        step.model.train()
+        x_adv = found.contiguous(memory_format=step.layout)
+        with step.precision():
+            step.objective.loss(step.model, x, x_adv, y).total.backward()
+    theirs = reference.model.named_parameters()
+    for (name, p), q in zip(theirs, fast.model.parameters(), strict=True):
+        difference = (p.grad - q.grad).norm() / p.grad.norm().clamp_min(1e-3)
+        assert difference < 1e-5, name
+
+
+def test_fast_keeps_its_weights_in_float32_and_channels_last() -> None:
+    """Master weights stay float32, statistics too; convolutions are channels-last; the loss is float32."""
+    _, fast = both("paper")
+    loss = fast(*batch())
+    assert loss.total.dtype == loss.logits.dtype == torch.float32
+    assert {value.dtype for value in fast.model.state_dict().values()} == {torch.float32, torch.int64}
+    wide = [m.weight for m in fast.model.modules() if isinstance(m, nn.Conv2d) and m.in_channels > 1]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in wide)
+
+
+@pytest.mark.skipif(not multiplies_bf16(torch.device("cpu")), reason="this CPU has no bf16 products")
+@pytest.mark.parametrize("fsr", [None, "paper"])
+def test_fast_in_bf16_sees_nearly_the_same_logits(fsr: str | None) -> None:
+    """bf16 keeps 8 bits: through some ten layers logits agree to 5 % of their spread, and most verdicts."""
+    reference, fast = both(fsr)
+    x, _, _ = batch()
+    for step in (reference, fast):
+        step.model.eval()
+    with torch.no_grad():
+        exact, near = reference.view(x), fast.view(x).float()
+    assert not torch.equal(exact, near)
+    assert (exact - near).abs().mean() < 0.05 * exact.std()
+    assert (exact.argmax(1) == near.argmax(1)).float().mean() > 0.9
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    """The message names the nearest engine."""
+    model = net()
+    with pytest.raises(InputError, match='did you mean "fast"'):
+        make_step("faster", model, at(), sgd(model))
