@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fsrobust import records
 from fsrobust.records import (
@@ -38,13 +40,13 @@ with locked(Path(sys.argv[1])):
 """
 
 
-class Broken(OSError):
+class BrokenError(OSError):
     """The disk says no."""
 
 
 def refuse(*_arguments: object, **_options: object) -> None:
     """Fail as a full disk does."""
-    raise Broken("no space left on device")
+    raise BrokenError("no space left on device")
 
 
 @pytest.mark.parametrize("at", ["replace", "fsync"])
@@ -58,7 +60,7 @@ def test_a_failed_write_leaves_what_was_there(
         write_bytes(file, old)
     with monkeypatch.context() as broken:
         broken.setattr(Path if at == "replace" else os, at, refuse)
-        with pytest.raises(Broken):
+        with pytest.raises(BrokenError):
             write_bytes(file, b"the new content")
     assert [path.read_bytes() for path in file.parent.iterdir()] == ([] if old is None else [old])
 
@@ -123,7 +125,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_arrays_come_back(tmp_path: Path) -> None:
     """Arrays keep dtype and bits; the format is not among them."""
-    arrays = {"ids": np.arange(5), "fooled": np.array([True, False]), "x": np.float32([0.1, np.nan])}
+    arrays: dict[str, NDArray[Any]] = {
+        "ids": np.arange(5),
+        "fooled": np.array([True, False]),
+        "x": np.array([0.1, np.nan], np.float32),
+    }
     write_npz(tmp_path / "a.npz", **arrays)
     read = read_npz(tmp_path / "a.npz")
     assert set(read) == set(arrays)

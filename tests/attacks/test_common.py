@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsrobust.attacks import ATTACKS, L2, Linf, make_attack, perturb
+from fsrobust.attacks import ATTACKS, L2, Linf, make_attack, make_ball, perturb
 from fsrobust.types import InputError
 from tests.helpers import half_space
 
@@ -73,9 +73,8 @@ def test_wins_and_loses_at_a_known_distance(name: str, norm: str) -> None:
     """A plane at distance 0.03 is not crossed with 0.9 of it as radius, and is with 1.1."""
     distance = 0.03
     model, x, y = half_space(norm, distance)
-    kind = {"linf": Linf, "l2": L2}[norm]
     for factor, crossed in ((0.9, False), (1.1, True)):
-        adversarial = perturb(make_attack(name, kind(factor * distance)), model, x, y)
+        adversarial = perturb(make_attack(name, make_ball(norm, factor * distance)), model, x, y)
         fooled = model(adversarial).argmax(1) != y
         assert bool(fooled.all()) if crossed else not bool(fooled.any())
 

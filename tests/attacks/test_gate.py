@@ -45,6 +45,7 @@ def test_a_failing_model_is_restored_too() -> None:
 
     class Broken(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
+            del x
             raise ArithmeticError
 
     model = Broken(2, 2).train()
@@ -110,7 +111,7 @@ def test_bad_batches_are_refused(
 def test_bad_outputs_are_refused(
     output: Callable[[Tensor], object], message: str | None, small_net: nn.Module
 ) -> None:
-    """An output that is no [B, K] logits with a gradient is refused; zero gradients are not the gate's affair."""
+    """An output that is no [B, K] logits with a gradient is refused; zero gradients are not."""
 
     class Wrapped(nn.Module):
         def forward(self, x: Tensor) -> object:

@@ -36,15 +36,11 @@ def _batch() -> tuple[Tensor, Tensor]:
 def test_pgd_is_foolbox_pgd(norm: str) -> None:
     """From the same start, 20 steps end in foolbox's images, in both norms."""
     model, (x, y) = _net(), _batch()
-    ball: Linf | L2
-    if norm == "linf":
-        ball = Linf(0.05)
-        theirs_attack = foolbox.attacks.LinfPGD(abs_stepsize=0.005, steps=20, random_start=False)
-    else:
-        ball = L2(0.5)
-        theirs_attack = foolbox.attacks.L2PGD(abs_stepsize=0.05, steps=20, random_start=False)
+    ball = Linf(0.05) if norm == "linf" else L2(0.5)
+    foolbox_pgd = foolbox.attacks.LinfPGD if norm == "linf" else foolbox.attacks.L2PGD
+    theirs_attack = foolbox_pgd(abs_stepsize=ball.eps / 10, steps=20, random_start=False)
     ours = perturb(PGD(ball, steps=20, step_size=ball.eps / 10), model, x, y)
-    fmodel = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    fmodel = foolbox.models.pytorch.PyTorchModel(model, bounds=(0, 1), device="cpu")
     theirs = theirs_attack.run(fmodel, x, foolbox.criteria.Misclassification(y), epsilon=ball.eps)
     # float32 roundings of 20 steps; a sign that flips on one would differ by 0.01
     assert (ours - theirs).abs().max() < 2e-6
@@ -77,7 +73,7 @@ def _foolbox_cifar10() -> tuple[Tensor, Tensor]:
 
 
 def test_a_real_network_on_real_images() -> None:
-    """An undefended CIFAR-10 ResNet-18 is right on 20 of 20 images, and on none of them under PGD-20 at 8/255."""
+    """An undefended CIFAR-10 ResNet-18 is right on 20 of 20 images, and on none under PGD-20 at 8/255."""
     files = importlib.metadata.files("pyautoattack") or []
     weights = next(file for file in files if file.name == "model_test.pt").locate()
     model = load_authors(Path(str(weights)), "resnet18", classes=10)

@@ -86,7 +86,7 @@ def test_an_image_misclassified_from_the_start_is_said_to_be() -> None:
 
 @pytest.mark.parametrize(("steps", "restarts", "batch"), [(1, 1, 1), (5, 1, 3), (4, 3, 2)])
 def test_queries_are_counted(steps: int, restarts: int, batch: int) -> None:
-    """Samples × (steps · restarts + restarts − 1 looks + 2 verdicts) forward, and steps · restarts backward."""
+    """Samples × (steps · restarts + restarts − 1 looks + 2 verdicts) forward, steps · restarts backward."""
     model, x, y = half_space("linf", 0.03)
     asked: list[int] = []
     model.register_forward_pre_hook(lambda _m, inputs: asked.append(len(inputs[0])))

@@ -191,3 +191,21 @@ def test_gradients_reach_every_parameter() -> None:
     model = create_model("resnet_small", classes=3, width=4).train()
     model(images(4)).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
+
+
+@pytest.mark.xfail(strict=True, reason="ModelConfig does not look at these fields")
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"fsr_init": "identiy"}, 'fsr_init "paper" or "identity", but got "identiy"'),
+        ({"mask": "gumble"}, 'mask "gumbel", but got "gumble"'),
+        ({"normalize": ((0.5,), (0.5,))}, "3 means and deviations"),
+        ({"normalize": ((0.5,) * 3, (0.5, 0.5, 0.0))}, "positive standard deviations"),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, object], message: str) -> None:
+    """A misspelt start or mask is not taken for the default, and normalisation fits the channels."""
+    with pytest.raises(InputError, match=message):
+        create_model("resnet_small", classes=2, width=2, fsr="paper", **wrong)  # type: ignore[arg-type]

@@ -276,3 +276,23 @@ def test_a_guarded_network_can_be_guarded_again() -> None:
     again = attach(once, at="net.layer3", classes=4)
     assert torch.equal(again(x), once(x))
     assert len(again.parts(x).mask) == 1
+
+
+@pytest.mark.xfail(strict=True, reason="FSR takes any tau, init and number of classes")
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "wrong", [{"tau": 0.0}, {"tau": float("nan")}, {"init": "identiy"}, {"classes": 0}], ids=str
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    """A τ of 0, a misspelt start (which would silently be the paper's) and no classes at all are refused."""
+    net, settings = create_model("resnet_small", classes=4, width=2), {"classes": 4} | wrong
+    with pytest.raises(InputError, match="Expected"):
+        attach(net, at="layer3", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.xfail(strict=True, reason="attach does not compare classes with the network's logits")
+@pytest.mark.usefixtures("unchecked")
+def test_the_number_of_classes_must_be_the_networks() -> None:
+    """An auxiliary head for other classes than the network's would fail in the first loss: refused at once."""
+    with pytest.raises(InputError, match=r"logits of shape \[1, 10\], but the network gives \[1, 4\]"):
+        attach(create_model("resnet_small", classes=4, width=2), at="layer3", classes=10)

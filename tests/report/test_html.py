@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fsrobust.attacks import Linf
+from fsrobust.evaluate import Interval
 from fsrobust.report import report
 from fsrobust.report.words import share
 from fsrobust.types import InputError
@@ -91,8 +92,8 @@ def test_summary_of_one_run(tmp_path: Path, out: Path) -> None:
     """The first paragraph says how many of how many withstand what: 7 of 20, 19 when clean."""
     page = page_of(write_run(tmp_path / "a"), out=out)
     assert (
-        "Of 20 test images of cifar10 (drawn from 100 by seed 0), 35 % (18–57 %) are still classified correctly "
-        "by CIFAR-10, AT when each pixel may move by up to 8/255 on a scale from 0 (black) to 1 (white), "
+        "Of 20 test images of cifar10 (drawn from 100 by seed 0), 35 % (18–57 %) are still classified "
+        "correctly by CIFAR-10, AT when each pixel may move by up to 8/255 on a scale from 0 (black) to 1 (white), "
         "whatever the attacks below tried; without an attack it is 95 % (76–99 %)." in page.text
     )
 
@@ -253,7 +254,7 @@ def test_rows_of_different_samples(tmp_path: Path, out: Path) -> None:
 
 
 def test_nothing_to_report(tmp_path: Path, out: Path) -> None:
-    """A directory with neither run nor records is refused before anything is written, and so is none at all."""
+    """A directory with neither run nor records is refused, as is none at all; nothing is written."""
     with pytest.raises(InputError, match="neither"):
         report([tmp_path], out)
     with pytest.raises(InputError, match="at least one"):
@@ -267,6 +268,4 @@ def test_nothing_to_report(tmp_path: Path, out: Path) -> None:
 )
 def test_shares_in_prose(value: float, low: float, high: float, text: str) -> None:
     """Prose rounds to whole %, but never up to a hundred."""
-    from fsrobust.evaluate import Interval
-
     assert share(value, Interval(low, high), 300).replace("\N{NO-BREAK SPACE}", " ") == text

@@ -8,14 +8,16 @@ import pytest
 
 from fsrobust.attacks import L2, Linf
 from fsrobust.evaluate import Study, Subject, carry_out
+from fsrobust.evaluate import curves as curves
 from fsrobust.report import read_run
 from fsrobust.types import InputError
 from tests.report.builder import PUBLISHED, Fake, write_config, write_fake, write_run
 from tests.runs import digits, train
 
 
-def test_real_run(tmp_path: Path) -> None:
+def test_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What training and evaluation really write is read whole."""
+    monkeypatch.setattr(curves, "STEPS", 2)
     trained = train(tmp_path, fsr="layer3", epochs=1)
     data = digits(10, "test")
     study = Study(tmp_path, Subject(trained.model, "real", "last"), data, 360, Linf(0.1))
@@ -58,7 +60,7 @@ def test_audit_has_no_config(tmp_path: Path) -> None:
 
 
 def test_checkpoints_and_balls_stay_apart(tmp_path: Path) -> None:
-    """Each checkpoint, ball and evaluation seed is an entry; the last checkpoint in the own ball comes first."""
+    """Each checkpoint, ball and evaluation seed is an entry; the last in the own ball comes first."""
     write_run(tmp_path, Fake(ball=Linf(4 / 255)))
     write_fake(tmp_path, Fake(checkpoint="best", weights=1))
     write_fake(tmp_path, Fake())

@@ -73,7 +73,7 @@ def test_published_difference() -> None:
 
 
 def test_ensemble_is_the_papers_four() -> None:
-    """ "Ensemble" means the four white-box attacks; another attack shows in "all", never in "ensemble"."""
+    """The ensemble is of the four white-box attacks; another one counts among all, never there."""
     four = dict.fromkeys(("fgsm", "pgd20", "pgd100", "cw"), "1000")
     with_other = outcome("1111", four | {"square": "0100"}, four | {"square": "0100"})
     table = accuracy_table({"five": with_other, "four": outcome("1111", four, four)})

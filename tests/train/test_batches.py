@@ -59,7 +59,7 @@ def test_offsets_are_uniform_and_half_is_mirrored() -> None:
     mirrored = (result[:, 0, :, 1:] - result[:, 0, :, :-1]).eq(-1).flatten(1).any(1)
     top = value // 8 - row + 4
     left = value % 8 - torch.where(mirrored, 7 - column, column) + 4
-    assert (top.min(), top.max(), left.min(), left.max()) == (0, 8, 0, 8)
+    assert [int(v) for v in (top.min(), top.max(), left.min(), left.max())] == [0, 8, 0, 8]
     cells = torch.bincount(top * 18 + left * 2 + mirrored.long(), minlength=162)
     # 100 expected in each of 162 cells; a fixed seed, so this cannot fail by chance later
     assert chisquare(cells.numpy()).pvalue > 0.01

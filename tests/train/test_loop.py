@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fsrobust.records import Metrics
-from fsrobust.train import TrainConfig, TrainingError, control, find_checkpoint, fit, load, loop
+from fsrobust.train import TrainingError, control, find_checkpoint, fit, load, loop
 from fsrobust.types import InputError
 from tests.helpers import fingerprint
 from tests.runs import Listener, at, digits, net, short, timeless, train
@@ -212,4 +212,4 @@ def test_adversarial_training_learns() -> None:
 def test_counts_below_one_are_refused(field: str) -> None:
     """Zero epochs, batches or validation samples end in a sentence that names the setting."""
     with pytest.raises(InputError, match=f"train.{field}"):
-        TrainConfig(**{field: 0})
+        short(**{field: 0})

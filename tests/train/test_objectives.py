@@ -93,7 +93,7 @@ def step_of(model: nn.Module, objective: AT | Natural, lr: float = 0.0) -> Any:
 
 
 def noise(count: int = 6) -> Noise:
-    """Return noise for samples 0, 1, 2, …"""
+    """Return noise for samples 0, 1, 2 and so on."""
     return Noise.of(torch.arange(count), 0, "train")
 
 
@@ -102,7 +102,8 @@ def test_the_attack_never_sees_the_auxiliary_head() -> None:
     model, x = warm_up(guarded()), images(6)
     objective = AT(Linf(0.1), steps=3, step_size=0.05)
     before = step_of(model, objective).attack(x, Y, noise())
-    (point,) = model.fsr  # type: ignore[union-attr]
+    assert isinstance(model, Guarded)
+    (point,) = model.fsr
     assert isinstance(point, FSR)
     with torch.no_grad():
         point.aux.weight.normal_(std=10)

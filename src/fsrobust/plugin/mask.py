@@ -12,9 +12,10 @@ _SMALLEST: Final = 2.0**-24  # torch.rand's grid: keeps log(u) finite without mo
 def logistic_like(robustness: Features, *, generator: torch.Generator | None = None) -> Features:
     """Return float32 Logistic(0, 1) noise of the same shape: the difference of two Gumbel draws.
 
-    Without a generator it comes from torch's default one, as dropout's does.
+    Without a generator it comes from torch's default one, as dropout's does. Which unit gets which draw does
+    not depend on the memory order of ``robustness``, so NCHW and channels-last networks see the same noise.
     """
-    u = torch.empty_like(robustness, dtype=torch.float32).uniform_(generator=generator)
+    u = torch.empty(robustness.shape, device=robustness.device).uniform_(generator=generator)
     u = u.clamp_min(_SMALLEST)
     return u.log() - (-u).log1p()
 

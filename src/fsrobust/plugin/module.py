@@ -6,7 +6,8 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from fsrobust.plugin.mask import logistic_like, soft_mask
+from fsrobust.plugin.mask import logistic_like as logistic_like
+from fsrobust.plugin.mask import soft_mask
 from fsrobust.types import Features, Logits
 
 HIDDEN: Final = 64

@@ -54,8 +54,8 @@ def _objective(objective: Mapping[str, Any], *, guarded: bool) -> str | None:
         text += f"{NORMS.get(str(get('norm')), get('norm'))} ball of eps {get('eps')})"
     else:
         text = "natural training (clean images only)" if get("name") == "natural" else str(get("name"))
-    if guarded:
-        text += f"; λ_sep {get('lambda_sep'):g}, λ_rec {get('lambda_rec'):g}"
+    if guarded and "lambda_sep" in objective:
+        text += f"; λ_sep {get('lambda_sep')}, λ_rec {get('lambda_rec')}"
     return text
 
 
@@ -82,11 +82,11 @@ def _epochs(metrics: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -> s
 def _optimiser(metrics: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -> str | None:
     if "lr" not in train:
         return None
-    text = f"SGD, learning rate {train['lr']:g}"
+    text = f"SGD, learning rate {train['lr']}"
     drops = learning_rate_drops(metrics)
     if drops:
         text += f", lowered from {'epoch' if len(drops) == 1 else 'epochs'} {listed([str(d) for d in drops])}"
-    return text + f"; momentum {train.get('momentum'):g}, weight decay {train.get('weight_decay'):g}"
+    return text + f"; momentum {train.get('momentum')}, weight decay {train.get('weight_decay')}"
 
 
 def _time(metrics: Sequence[Mapping[str, Any]]) -> str | None:

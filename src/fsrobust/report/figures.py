@@ -267,8 +267,8 @@ def mask_figure(histogram: NDArray[np.int64], run: Style) -> str:
     def draw(axes: Axes) -> None:
         axes.stairs(shares[0], edges, fill=True, color="#cbd2d9", label="clean")
         axes.stairs(shares[1], edges, color=run.color, linewidth=1.6, label="attacked")
+        axes.set_ylim(_floor(shares), 110)  # first, or an empty histogram has no scale
         axes.set_yscale("log")
-        axes.set_ylim(_floor(shares), 100)
         ticks = [tick for tick in (0.001, 0.01, 0.1, 1, 10, 100) if tick >= axes.get_ylim()[0]]
         axes.yaxis.set_major_locator(FixedLocator(ticks))
         axes.yaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in ticks]))
@@ -285,7 +285,7 @@ def mask_figure(histogram: NDArray[np.int64], run: Style) -> str:
 
 def _floor(shares: NDArray[np.float64]) -> float:
     """Return the power of ten below the smallest share there is."""
-    smallest = shares[shares > 0].min(initial=100)
+    smallest = shares[shares > 0].min(initial=1.0)
     return float(10.0 ** np.floor(np.log10(smallest * 0.999)))
 
 

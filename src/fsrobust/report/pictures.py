@@ -94,7 +94,7 @@ def _pixels(image: NDArray[np.floating]) -> Pixels:
 def magnification(gallery: Gallery) -> float:
     """Return the factor by which the largest change in a gallery fills the range from black to white."""
     largest = float(np.abs(gallery.attacked - gallery.images / 255).max(initial=0))
-    return 0.5 / largest if largest > 0 else 1.0
+    return 0.5 / largest if largest > 1e-6 else 1.0  # float32 keeps k/255 to a few 1e-8
 
 
 def gallery_shots(gallery: Gallery, class_names: Sequence[str]) -> list[Shot]:

@@ -1,0 +1,61 @@
+"""A process that dies between two file operations, at each of them in turn."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+OPERATIONS = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "fsync")
+"""What changes a file system for good; pathlib and shutil go through these."""
+
+
+class Killed(BaseException):
+    """The process is gone: nothing may catch this and go on."""
+
+
+@dataclass
+class Fault:
+    """Which operation is the last that is not carried out; ``died`` says whether it came to that."""
+
+    at: int
+    count: int = 0
+    died: bool = False
+
+    def pass_through(self) -> None:
+        """Count an operation; from the fatal one on, none is carried out, no cleaning up either."""
+        self.count += 1
+        if self.died or self.count == self.at:
+            self.died = True
+            raise Killed(f"before file operation {self.at}")
+
+
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[Fault]:
+    """Die before the ``at``-th file operation of the block, as SIGKILL would have it; then go on after it."""
+    fault = Fault(at)
+
+    def guarded(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            fault.pass_through()
+            return operation(*arguments, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        for name in OPERATIONS:
+            patch.setattr(os, name, guarded(getattr(os, name)))
+        try:
+            yield fault
+        except Killed:
+            assert fault.died
+
+
+def every_fault(trial: Callable[[int], Fault], *, most: int = 300) -> int:
+    """Call ``trial(k)``, which dies at operation k, for k = 1, 2, … until it survives; return how many died."""
+    for at in range(1, most):
+        if not trial(at).died:
+            return at - 1
+    raise AssertionError(f"still dying at file operation {most}")
