@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
@@ -28,7 +28,7 @@ def parse_fraction(value: str | float) -> float:
     """
     try:
         return float(Fraction(value)) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise InputError(f'Expected a number such as 8/255 or 0.03, but got "{value}"') from error
 
 
@@ -153,8 +153,10 @@ def _literal(text: str, hint: Any) -> Any:
         parsed = json.loads(text)
     except ValueError:
         parsed = text
-    if str(hint).startswith("tuple[str") and isinstance(parsed, str):
-        return [] if parsed == "none" else parsed.split(",")
+    if parsed == "none":
+        return None if type(None) in get_args(hint) else [] if get_origin(hint) is tuple else parsed
+    if get_origin(hint) is tuple and not isinstance(parsed, list):
+        return text.split(",")
     return parsed
 
 

@@ -81,7 +81,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         InputError: no such file, or not readable as one of ours.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here: numpy leaves a file that it cannot read open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise InputError(f'Expected a file "{path}", but there is none') from error

@@ -172,7 +172,6 @@ def test_an_unknown_loss_is_answered_with_the_nearest() -> None:
         PGD(Linf(0.1), 1, 0.1, loss="margn")
 
 
-@pytest.mark.xfail(strict=True, reason="PGD does not refuse restarts from one and the same start")
 def test_restarts_need_a_random_start() -> None:
     """Restarts that are all alike would only look like five attacks: refused."""
     with pytest.raises(InputError, match="random_start"):

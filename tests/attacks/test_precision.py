@@ -11,9 +11,6 @@ from fsrobust.attacks.probe import ieee_fp32
 SWITCHES = ["cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="torch 2.9's settings per operation are not seen, or make the gate fail"
-)
 @pytest.mark.parametrize("name", SWITCHES)
 def test_settings_per_operation_are_switched_off_and_restored(name: str) -> None:
     """A shortcut set through torch's newer settings is off inside, and as the caller set it after."""
@@ -35,10 +32,7 @@ def test_settings_per_operation_are_switched_off_and_restored(name: str) -> None
     [
         "highest",
         "high",
-        pytest.param(
-            "medium",
-            marks=pytest.mark.xfail(strict=True, reason="comes back as a mix that torch refuses to read"),
-        ),
+        "medium",
     ],
 )
 def test_the_older_setting_is_switched_off_and_restored(precision: str) -> None:

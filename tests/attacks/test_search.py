@@ -147,7 +147,6 @@ class _Hesitant(HalfSpace):
         return logits + torch.tensor([40.0, 0.0]) if torch.is_grad_enabled() else logits
 
 
-@pytest.mark.xfail(strict=True, reason="a witness may not fool though the last iterate does")
 def test_the_witness_fools_wherever_something_did() -> None:
     """If a query's verdict does not hold on a second look, the last iterate stands in where it fools."""
     plane, x, y = half_space("linf", 0.03)
@@ -174,7 +173,6 @@ class _NaN(nn.Module):
         return z + ((z * 0).square().sum(1, keepdim=True).sqrt() if self.finite else torch.nan)
 
 
-@pytest.mark.xfail(strict=True, reason="sign(NaN) = 0: such a network looks perfectly robust under Linf")
 @pytest.mark.parametrize("ball", [Linf(0.3), L2(2.0)], ids=["linf", "l2"])
 def test_nan_gradients_are_no_robustness(ball: Ball) -> None:
     """A network with finite logits and NaN gradients cannot be judged by gradient: InputError, not 100 %."""
@@ -190,9 +188,7 @@ def test_nan_gradients_are_no_robustness(ball: Ball) -> None:
     "ball",
     [
         Linf(0.3),
-        pytest.param(
-            L2(2.0), marks=pytest.mark.xfail(strict=True, reason="NaN is reported as the attack's fault")
-        ),
+        L2(2.0),
     ],
 )
 def test_nan_logits_are_the_models_fault(ball: Ball) -> None:
@@ -209,14 +205,12 @@ class _OneScore(nn.Module):
         return x.flatten(1).sum(1, keepdim=True)
 
 
-@pytest.mark.xfail(strict=True, reason="a model with one score per image looks perfectly robust")
 def test_a_single_score_is_no_classifier() -> None:
     """One score has an argmax that never changes: refused, or it would look perfectly robust."""
     with pytest.raises(InputError, match="two or more classes"):
         perturb(ATTACK, _OneScore(), images(2), torch.tensor([0, 0]))
 
 
-@pytest.mark.xfail(strict=True, reason="half-precision images pass, then Linf is accused of leaving its ball")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_images_are_refused(dtype: torch.dtype, small_net: nn.Module) -> None:
     """Pixels that are 1/256 apart cannot hold a ball of 8/255: refused with the dtypes that can."""
@@ -224,7 +218,6 @@ def test_half_precision_images_are_refused(dtype: torch.dtype, small_net: nn.Mod
         perturb(ATTACK, small_net.to(dtype), images(2).to(dtype), torch.tensor([0, 1]))
 
 
-@pytest.mark.xfail(strict=True, reason="only lengths are checked")
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", ["labels", "ids", "ids dtype"])
 def test_labels_and_ids_are_one_number_each(wrong: str, small_net: nn.Module) -> None:

@@ -193,7 +193,6 @@ def test_gradients_reach_every_parameter() -> None:
     assert all(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="ModelConfig does not look at these fields")
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("wrong", "message"),

@@ -278,7 +278,6 @@ def test_a_guarded_network_can_be_guarded_again() -> None:
     assert len(again.parts(x).mask) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="FSR takes any tau, init and number of classes")
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "wrong", [{"tau": 0.0}, {"tau": float("nan")}, {"init": "identiy"}, {"classes": 0}], ids=str
@@ -290,7 +289,6 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> Non
         attach(net, at="layer3", **settings)  # type: ignore[arg-type]
 
 
-@pytest.mark.xfail(strict=True, reason="attach does not compare classes with the network's logits")
 @pytest.mark.usefixtures("unchecked")
 def test_the_number_of_classes_must_be_the_networks() -> None:
     """An auxiliary head for other classes than the network's would fail in the first loss: refused at once."""

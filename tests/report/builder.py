@@ -122,8 +122,8 @@ def _write_mask(study: Study, attack: str) -> None:
     study.write(study.key("mask", attack), "mask", {"name": "mask", "attack": attack}, {"mask": arrays})
 
 
-def write_config(folder: Path, *, title: str = "CIFAR-10, AT", epochs: int = 4, **changes: Any) -> None:
-    """Write what training leaves: config.json, and the metrics of its epochs."""
+def write_config(folder: Path, *, title: str = "CIFAR-10, AT", epochs: int = 0, **changes: Any) -> None:
+    """Write what training leaves: config.json, and the metrics of some epochs."""
     config = {
         "recipe": "cifar10-at",
         "title": title,

@@ -71,7 +71,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_self_contained(tmp_path: Path, out: Path) -> None:
     """Nothing is loaded from anywhere, and there is no script."""
-    page = page_of(write_run(tmp_path / "a", Fake(parts=("gallery", "curve", "mask"))), out=out)
+    page = page_of(write_run(tmp_path / "a", Fake(parts=("gallery", "curve", "mask")), epochs=4), out=out)
     assert len(page.addresses) > 20
     assert all(address.startswith("data:") for address in page.addresses)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
@@ -83,7 +83,7 @@ def test_self_contained(tmp_path: Path, out: Path) -> None:
 
 def test_same_records_same_bytes(tmp_path: Path) -> None:
     """A page depends on the records alone."""
-    runs = [write_run(tmp_path / name, Fake(weights=k), title=name) for k, name in enumerate("ab")]
+    runs = [write_run(tmp_path / name, Fake(weights=k), title=name, epochs=2) for k, name in enumerate("ab")]
     first, second = (report(runs, tmp_path / name).read_bytes() for name in ("1.html", "2.html"))
     assert first == second
 
@@ -155,7 +155,7 @@ def test_hostile_names(tmp_path: Path, out: Path) -> None:
     """Titles, folders, sources, class names and configurations are text, never markup."""
     fake = Fake(class_names=[HOSTILE] * 10, parts=("gallery", "curve", "mask"))
     config = {"recipe": HOSTILE, "objective": {"name": HOSTILE}, "model": {"name": HOSTILE, "fsr": [HOSTILE]}}
-    run = write_run(tmp_path / "<b>run & 'co'", fake, title=f"$x^{{2$ {HOSTILE}", **config)
+    run = write_run(tmp_path / "<b>run & 'co'", fake, title=f"$x^{{2$ {HOSTILE}", epochs=2, **config)
     audit = tmp_path / '"><img src=x onerror=alert(1)>'
     write_fake(audit, replace(fake, checkpoint=None), source="a:b" + HOSTILE)
     page = page_of(run, audit, out=out)
@@ -207,7 +207,7 @@ def test_what_is_missing_is_said(tmp_path: Path, out: Path, fake: Fake, sentence
 
 def test_run_without_metrics(tmp_path: Path, out: Path) -> None:
     """A run that never finished an epoch has no curves."""
-    assert "No epoch is on record" in page_of(write_run(tmp_path / "a", epochs=0), out=out).text
+    assert "No epoch is on record" in page_of(write_run(tmp_path / "a"), out=out).text
 
 
 def test_run_without_evaluation(tmp_path: Path, out: Path) -> None:

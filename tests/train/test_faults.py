@@ -1,6 +1,7 @@
 """Killed between any two file operations, a run can go on, and ends as if nothing had happened."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,9 @@ def save(run: Path, step: int, *, best: bool = False) -> nn.Module:
 
 @pytest.mark.parametrize("best", [False, True])
 def test_a_save_killed_anywhere_leaves_the_one_before_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: bool  # noqa: FBT001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    best: bool,  # noqa: FBT001
 ) -> None:
     """``last`` and ``best`` always name a sound checkpoint, and weights and state are of one step."""
 
@@ -85,19 +88,16 @@ def test_a_checkpoint_saved_again_is_never_lost(tmp_path: Path, monkeypatch: pyt
     every_fault(trial)
 
 
-@pytest.mark.parametrize("fsr", [None, "paper"])
-def test_a_run_killed_anywhere_resumes_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsr: str | None
-) -> None:
+def test_a_run_killed_anywhere_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each file operation of a whole run: killed there and resumed, weights and metrics are the same."""
-    settings = {"count": 40, "objective": at(steps=1), "fsr": fsr}
-    whole = train(tmp_path / "whole", **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"count": 20, "objective": at(steps=1), "fsr": "paper"}
+    whole = train(tmp_path / "whole", **settings)
 
     def trial(k: int) -> Fault:
         out = tmp_path / str(k)
         with killed_at(monkeypatch, k) as fault:
-            train(out, **settings)  # type: ignore[arg-type]
-        resumed = train(out, resume=True, **settings)  # type: ignore[arg-type]
+            train(out, **settings)
+        resumed = train(out, resume=True, **settings)
         assert fingerprint(resumed.model) == fingerprint(whole.model), f"killed at {k}"
         assert resumed.lines == whole.lines
         assert resumed.history.best_epoch == whole.history.best_epoch
@@ -181,11 +181,11 @@ def test_nan_in_a_later_epoch_keeps_the_last_good_checkpoint(
 
 def test_held_out_samples_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ids that training asks noise for and those of validation are disjoint, and 90 in all."""
-    seen: dict[str, set[int]] = {"train": set(), "validation": set()}
+    seen: dict[str, set[int]] = {}
     plain = loop_module.Noise.of
 
     def spy(ids: torch.Tensor, *words: int | str) -> object:
-        seen[str(words[1])] |= set(ids.tolist())
+        seen.setdefault(str(words[1]), set()).update(ids.tolist())
         return plain(ids, *words)
 
     monkeypatch.setattr(loop_module.Noise, "of", spy)

@@ -99,7 +99,10 @@ class L2:
 
     def ascend(self, x_adv: Images, gradient: Images, step_size: float) -> Images:
         """Return x_adv + step_size · gradient / ‖gradient‖₂."""
-        return x_adv + step_size * gradient / _norms(gradient)
+        # a confident model's gradients are near 1e-30: their squares would vanish, so scale them first
+        largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
+        direction = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)
+        return x_adv + step_size * direction / _norms(direction)
 
     def project(self, x_adv: Images, x: Images) -> Images:
         """Return x + δ · min(1, eps/‖δ‖₂), clamped to [0, 1]."""

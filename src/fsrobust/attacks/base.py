@@ -116,12 +116,16 @@ def search(attack: Attack, model: nn.Module, x: Images, y: Labels, *, ids: Ids, 
         last = _run(attack, probe, x, y, ids.to(x.device), seed)
         probe.watch = None
         predicted = predict(probe, last)
-        best = torch.where(witness.found[:, None, None, None], witness.images, last)
-        fooled_any = (predicted != y) | (predict(probe, best) != y)
+        fooled_last = predicted != y
+        first = torch.where(witness.found[:, None, None, None], witness.images, last)
+        fooled_first = predict(probe, first) != y
+        # a query's verdict that does not hold on a second look is no verdict
+        best = torch.where(fooled_first[:, None, None, None], first, last)
+        fooled_any = fooled_last | fooled_first
     return Search(
         last=last,
         witness=best,
-        fooled_last=predicted != y,
+        fooled_last=fooled_last,
         fooled_any=fooled_any,
         predicted=predicted,
         path=witness.path,
@@ -153,10 +157,16 @@ def _run(attack: Attack, probe: Probe, x: Images, y: Labels, ids: Ids, seed: int
 
 
 def _check_batch(x: Images, y: Labels, ids: Ids) -> None:
-    if x.ndim != 4 or not x.is_floating_point() or len(x) == 0:
-        raise InputError(f"Expected float images [B, C, H, W], but got {x.dtype} {list(x.shape)}")
-    if not len(x) == len(y) == len(ids):
-        raise InputError(f"Expected one label and id per image, but got {len(y)}, {len(ids)}, {len(x)}")
+    # half precision has no room for a ball: pixels near 1 are 1/256 apart in bfloat16
+    if x.ndim != 4 or x.dtype not in (torch.float32, torch.float64) or len(x) == 0:
+        raise InputError(
+            f"Expected float images [B, C, H, W], float32 or float64, but got {x.dtype} {list(x.shape)}"
+        )
+    if not y.shape == ids.shape == (len(x),) or ids.dtype != torch.int64:
+        raise InputError(
+            f"Expected one label and id per image, ids int64, but got labels {list(y.shape)} and {ids.dtype} "
+            f"ids {list(ids.shape)} for {len(x)} images"
+        )
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):  # written so that NaN fails
         raise InputError(

@@ -33,6 +33,8 @@ class PGD:
             raise unknown_name("loss", self.loss, LOSSES)
         if self.steps < 1 or self.restarts < 1 or not self.step_size >= 0:
             raise InputError(f"Expected steps, restarts ≥ 1 and step_size ≥ 0, but got {self}")
+        if self.restarts > 1 and not self.random_start:
+            raise InputError(f"Expected random_start with {self.restarts} restarts: they would all be alike")
 
     def run(self, probe: Probe, x: Images, y: Labels, noise: Noise) -> Images:
         """Return the last iterate of the restart that fooled, else of the last restart."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +19,14 @@ class Probe:
     """A model under attack. Every query is counted, in samples, and shown to ``watch``.
 
     ``model`` is any callable from images to logits: the network itself, a compiled or low-precision view
-    of it, a surrogate. Logits come back in float32 or wider.
+    of it, a surrogate. Logits come back in float32 or wider. ``checked`` refuses gradients that are not finite:
+    sign(NaN) is 0 in torch, so a network that hides behind NaN would look perfectly robust. Training goes
+    without, since looking waits for the device.
     """
 
     model: Callable[[Images], Tensor]
     watch: Watch | None = None
+    checked: bool = True
     forwards: int = 0
     backwards: int = 0
 
@@ -34,7 +39,7 @@ class Probe:
         """Return ∂ Σ loss / ∂x and the logits at ``x``; no gradient reaches any parameter.
 
         Raises:
-            InputError: the logits do not depend on the pixels through autograd.
+            InputError: the logits do not depend on the pixels through autograd, or a gradient is not finite.
         """
         x = x.detach().requires_grad_(True)
         with torch.enable_grad():
@@ -50,6 +55,11 @@ class Probe:
                 "Expected logits that depend on the pixels by gradient, but the model detaches them "
                 "(no_grad, rounding or a conversion inside?); gradient attacks cannot judge it"
             ) from error
+        if self.checked and not bool(torch.isfinite(gradient).all()):
+            raise InputError(
+                "Expected finite logits and gradients, but the model gives NaN or infinity; "
+                "gradient attacks cannot judge it"
+            )
         return gradient, logits.detach()
 
     def _query(self, x: Images) -> Logits:
@@ -58,6 +68,8 @@ class Probe:
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise InputError(f"Expected logits of shape [{len(x)}, K] from the model, but got {shape}")
+        if output.shape[1] < 2:
+            raise InputError("Expected scores of two or more classes from the model, but got one per image")
         logits = output if output.dtype == torch.float64 else output.float()
         if self.watch is not None:
             self.watch(x.detach(), logits.detach())
@@ -82,18 +94,45 @@ def under_attack(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+_SWITCHES: Final = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv")
+"""Where torch ≥ 2.9 keeps the precision of float32 products, per operation."""
+
+
 @contextmanager
 def ieee_fp32() -> Iterator[None]:
-    """Switch TF32 and bf16 shortcuts off: float32 products are float32 products."""
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    """Switch TF32, bf16 shortcuts and autocast off: float32 products are float32 products."""
+    with _ieee_switches(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@contextmanager
+def _ieee_switches() -> Iterator[None]:
+    """Set torch's switches to IEEE and back: the older two, then those per operation where there are any.
+
+    The older ones cannot be read once a caller has used the newer ones otherwise; then only those go back.
+    """
+    newer = _SWITCHES if hasattr(torch.backends, "fp32_precision") else ()
+    switches = [reduce(getattr, name.split("."), torch.backends) for name in newer]
+    before = [switch.fp32_precision for switch in switches]
+    matmul = _readable(torch.get_float32_matmul_precision)
+    cudnn = _readable(lambda: torch.backends.cudnn.allow_tf32)
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cuda.matmul.allow_tf32 = matmul
-        torch.backends.cudnn.allow_tf32 = cudnn
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if cudnn is not None:
+            torch.backends.cudnn.allow_tf32 = cudnn
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except RuntimeError:  # torch refuses to read a mix of its two generations of settings
+        return None

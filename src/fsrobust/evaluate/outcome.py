@@ -50,7 +50,7 @@ class Outcome:
         if missed.any():
             raise InputError(
                 f'"{name}" attacked {int(self.attacked[name].sum())} of {self.n} samples; the accuracy of a '
-                "partial attack says nothing, ask for the ensemble of all that ran"
+                "partial attack says nothing"
             )
         return self.natural_correct & ~self.fooled[name] if strict else ~self.fooled_last[name]
 

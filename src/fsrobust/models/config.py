@@ -34,3 +34,11 @@ class ModelConfig:
             raise InputError(f'Expected stem "cifar" or "imagenet", but got "{self.stem}"')
         if not self.tau > 0:
             raise InputError(f"Expected tau above 0, but got {self.tau}")
+        if self.mask != "gumbel":
+            raise InputError(f'Expected mask "gumbel", but got "{self.mask}"')
+        if self.fsr_init not in ("paper", "identity"):
+            raise InputError(f'Expected fsr_init "paper" or "identity", but got "{self.fsr_init}"')
+        if self.normalize and {len(values) for values in self.normalize} != {self.channels}:
+            raise InputError(
+                f"Expected {self.channels} means and deviations to normalise with, but got {self.normalize}"
+            )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fsrobust.types import Images
+from fsrobust.types import Images, InputError
 
 
 class Normalize(nn.Module):
@@ -19,7 +19,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         if len(mean) != len(std) or not mean or min(std) <= 0:
-            raise ValueError(
+            raise InputError(
                 f"Expected as many means as positive standard deviations, but got {mean} and {std}"
             )
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))

@@ -115,12 +115,12 @@ def _insert(
     weight = next(net.parameters(), torch.zeros(()))
     if example is None:
         example = torch.zeros(1, 3, 32, 32)
-    widths = _feature_channels(net, names, example.to(weight))
+    widths = _feature_channels(net, names, example.to(weight), classes=classes)
     modules = [FSR(width, classes, tau=tau, init=init).to(weight) for width in widths]
     return Guarded(net, names, modules).train(net.training)
 
 
-def _feature_channels(net: nn.Module, names: tuple[str, ...], example: Images) -> list[int]:
+def _feature_channels(net: nn.Module, names: tuple[str, ...], example: Images, *, classes: int) -> list[int]:
     """Run ``net`` once, without touching its state, and return the channels that each layer yields."""
     if not names or len(set(names)) != len(names):
         raise InputError(f"Expected one or more different layers, but got {list(names)}")
@@ -137,7 +137,7 @@ def _feature_channels(net: nn.Module, names: tuple[str, ...], example: Images) -
     try:
         net.eval()
         with torch.no_grad():
-            net(example)
+            logits: object = net(example)
     except Exception as error:
         raise InputError(
             f"Expected a network that runs on images of shape {list(example.shape)}, but it failed with "
@@ -148,7 +148,11 @@ def _feature_channels(net: nn.Module, names: tuple[str, ...], example: Images) -
             handle.remove()
         for module, training in modes:
             module.training = training
-    return [_channels(name, outputs[name]) for name in names]
+    channels = [_channels(name, outputs[name]) for name in names]
+    given = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if given != [len(example), classes]:
+        raise InputError(f"Expected logits of shape {[len(example), classes]}, but the network gives {given}")
+    return channels
 
 
 def _channels(name: str, outputs: list[object]) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fsrobust.plugin.mask import logistic_like as logistic_like
 from fsrobust.plugin.mask import soft_mask
-from fsrobust.types import Features, Logits
+from fsrobust.types import Features, InputError, Logits
 
 HIDDEN: Final = 64
 """Channels inside both nets, whatever the width of the feature map."""
@@ -55,6 +55,11 @@ class FSR(nn.Module):
         init: Literal["paper", "identity"] = "paper",
     ) -> None:
         super().__init__()
+        if not tau > 0 or classes < 1 or init not in ("paper", "identity"):
+            raise InputError(
+                'Expected tau above 0, at least one class and init "paper" or "identity", '
+                f'but got tau {tau}, {classes} classes and "{init}"'
+            )
         self.tau = tau
         self.separation = _three_convolutions(channels)
         self.recalibration = _three_convolutions(channels)

@@ -38,6 +38,9 @@ class TrainConfig:
                 raise InputError(f"Expected train.{name} to be at least 1, but got {getattr(self, name)}")
         if not self.lr > 0:
             raise InputError(f"Expected train.lr above 0, but got {self.lr}")
+        for name in ("momentum", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"Expected train.{name} to be at least 0, but got {getattr(self, name)}")
 
 
 @dataclass

@@ -48,7 +48,7 @@ class Step:
         if attack is None:
             return x
         with under_attack(self.model):
-            return attack.run(Probe(self.view), x, y, noise).detach()
+            return attack.run(Probe(self.view, checked=False), x, y, noise).detach()
 
     def view(self, x: Images) -> Tensor:
         """Return logits in the engine's precision."""
