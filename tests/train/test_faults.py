@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from fsrobust.seeding import Noise
 from fsrobust.train import TrainingError, find_checkpoint, load
-from fsrobust.train import loop as loop_module
 from fsrobust.train.checkpoint import find_resumable, load_state, save_checkpoint
 from fsrobust.train.control import Stopwatch
 from fsrobust.train.objectives import Loss
@@ -182,13 +182,13 @@ def test_nan_in_a_later_epoch_keeps_the_last_good_checkpoint(
 def test_held_out_samples_are_never_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ids that training asks noise for and those of validation are disjoint, and 90 in all."""
     seen: dict[str, set[int]] = {}
-    plain = loop_module.Noise.of
+    plain = Noise.of
 
     def spy(ids: torch.Tensor, *words: int | str) -> object:
         seen.setdefault(str(words[1]), set()).update(ids.tolist())
         return plain(ids, *words)
 
-    monkeypatch.setattr(loop_module.Noise, "of", spy)
+    monkeypatch.setattr(Noise, "of", spy)
     train(tmp_path / "run", epochs=12, batch=8, objective=at(steps=1))
     assert len(seen["validation"]) == 9
     assert seen["train"].isdisjoint(seen["validation"])

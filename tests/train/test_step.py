@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from fsrobust.data.batches import pixels
 from fsrobust.plugin import Guarded, recalibration_loss, separation_loss
-from fsrobust.plugin import module as plugin
 from fsrobust.seeding import Noise
 from fsrobust.train import Natural
 from fsrobust.train import step as steps
@@ -147,8 +146,6 @@ def test_fast_agrees_with_reference_in_float32(monkeypatch: pytest.MonkeyPatch, 
     images and under the same mask noise the gradients agree to a few float32 roundings of their norm.
     """
     monkeypatch.setattr(steps, "multiplies_bf16", lambda _device: False)
-    plain = plugin.logistic_like  # it fills memory in its order: give both engines the order of NCHW
-    monkeypatch.setattr(plugin, "logistic_like", lambda r: plain(r.contiguous()))
     reference, fast = both(fsr)
     x, y, noise = batch()
     found = reference.attack(x, y, noise)

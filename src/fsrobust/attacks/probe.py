@@ -112,7 +112,7 @@ def _ieee_switches() -> Iterator[None]:
     The older ones cannot be read once a caller has used the newer ones otherwise; then only those go back.
     """
     newer = _SWITCHES if hasattr(torch.backends, "fp32_precision") else ()
-    switches = [reduce(getattr, name.split("."), torch.backends) for name in newer]
+    switches: list[Any] = [reduce(getattr, name.split("."), torch.backends) for name in newer]
     before = [switch.fp32_precision for switch in switches]
     matmul = _readable(torch.get_float32_matmul_precision)
     cudnn = _readable(lambda: torch.backends.cudnn.allow_tf32)

@@ -34,9 +34,24 @@ KEPT: Final = 2
 def save_checkpoint(
     run: Path, step: int, model: nn.Module, state: Mapping[str, object], *, best: bool
 ) -> Path:
-    """Write a checkpoint, point ``last`` (and ``best``) at it, and drop those no longer needed."""
+    """Write a checkpoint, point ``last`` (and ``best``) at it, and drop those no longer needed.
+
+    A sound checkpoint of the same step is kept as it is: the same run wrote it, on its way here before.
+    """
     folder = run / "checkpoints"
-    final, partial = folder / f"{step:08d}", folder / f".{step:08d}.partial"
+    final = folder / f"{step:08d}"
+    if why_unsound(final):
+        _write(final, model, state)
+    # best first: killed in between, the run goes back to the checkpoint before and comes here again
+    for pointer in ("best", "last") if best else ("last",):
+        write_bytes(folder / pointer, f"{final.name}\n".encode())
+    _prune(folder)
+    return final
+
+
+def _write(final: Path, model: nn.Module, state: Mapping[str, object]) -> None:
+    """Write a checkpoint beside its place and rename it there."""
+    partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     buffer = io.BytesIO()
@@ -46,12 +61,8 @@ def save_checkpoint(
         write_bytes(partial / name, content)
     lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
     write_bytes(partial / DIGESTS, "".join(lines).encode())
-    shutil.rmtree(final, ignore_errors=True)  # left by a run that was killed before it pointed here
+    shutil.rmtree(final, ignore_errors=True)  # damaged, or it would not be written again
     partial.replace(final)
-    for pointer in ("last", "best") if best else ("last",):
-        write_bytes(folder / pointer, f"{final.name}\n".encode())
-    _prune(folder)
-    return final
 
 
 def weights_bytes(model: nn.Module) -> bytes:
@@ -63,12 +74,18 @@ def weights_bytes(model: nn.Module) -> bytes:
 
 
 def _prune(folder: Path) -> None:
-    keep = {_pointed(folder, "best")} | {path.name for path in _steps(folder)[:KEPT]}
+    """Keep the best checkpoint and the newest up to ``last``; what lies beyond it no longer counts."""
+    last = _pointed(folder, "last") or ""
+    counted = [path.name for path in _steps(folder) if path.name <= last]
+    keep = {_pointed(folder, "best"), *counted[:KEPT]}
     for path in _steps(folder):
         if path.name not in keep:
             shutil.rmtree(path)
-    for path in folder.glob(".*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.partial"):  # of processes that are gone: this one holds the lock
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -150,10 +167,14 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
             tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, OSError) as error:
         raise InputError(f'"{file}" is not a readable safetensors file: {error}') from error
+    if "model" in header and header.get("format") != str(FORMAT):
+        raise InputError(f'Expected "{file}" to be of format {FORMAT}, but got {header.get("format")}')
     try:
         fields = json.loads(header.get("model", "null"))
-        return tensors, _model_config(fields) if fields else None
-    except (ValueError, TypeError) as error:
+        return tensors, _model_config(fields) if fields is not None else None
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f'"{file}" names a model that cannot be made: {error}') from error
 
 

@@ -1,0 +1,61 @@
+"""What users import: the public names, and a core that runs where the rest is not installed."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import fsrobust
+
+PUBLIC = {
+    "ATTACKS", "AT", "DATASETS", "Dataset", "InputError", "L2", "Linf", "MODELS", "Natural", "Outcome",
+    "TrainConfig", "attach", "create_model", "evaluate", "fit", "load", "load_authors", "load_dataset",
+    "perturb",
+}  # fmt: skip
+CORE = ["models", "plugin", "attacks", "train", "evaluate", "records"]
+AROUND = ["pydantic", "typer", "click", "rich", "matplotlib", "jinja2", "pooch", "sklearn", "PIL"]
+
+BLOCKED = """
+import sys
+import importlib
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {around!r}:
+            raise ModuleNotFoundError(f"{{name}} is not installed here", name=name)
+
+sys.meta_path.insert(0, Absent())
+import {packages}
+loaded = sorted(set(sys.modules) & set({around!r}))
+assert not loaded, loaded
+print("ok")
+"""
+
+
+def test_the_public_names_are_these() -> None:
+    """A name that comes or goes changes the contract: it does so here as well."""
+    public = {
+        name
+        for name, value in vars(fsrobust).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert public - {"package_version"} == PUBLIC
+    assert fsrobust.__version__ == fsrobust.package_version()
+
+
+def importing(*packages: str) -> "subprocess.CompletedProcess[str]":
+    """Import packages in a process where what surrounds the core cannot be imported."""
+    code = BLOCKED.format(packages=", ".join(packages), around=AROUND)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_the_core_needs_no_more_than_it_says() -> None:
+    """Models, plug-in, attacks, training, evaluation, records import with torch, numpy, scipy, safetensors."""
+    done = importing("fsrobust", *(f"fsrobust.{package}" for package in CORE))
+    assert done.stdout == "ok\n", done.stderr
+
+
+def test_the_blocker_blocks() -> None:
+    """The test above can fail: the command line does need what is blocked."""
+    done = importing("fsrobust.cli")
+    assert done.returncode == 1
+    assert "is not installed here" in done.stderr
