@@ -5,6 +5,7 @@ import sys
 from types import ModuleType
 
 import fsrobust
+from fsrobust.records import package_version
 
 PUBLIC = {
     "ATTACKS", "AT", "DATASETS", "Dataset", "InputError", "L2", "Linf", "MODELS", "Natural", "Outcome",
@@ -39,7 +40,7 @@ def test_the_public_names_are_these() -> None:
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
     assert public - {"package_version"} == PUBLIC
-    assert fsrobust.__version__ == fsrobust.package_version()
+    assert fsrobust.__version__ == package_version()
 
 
 def importing(*packages: str) -> "subprocess.CompletedProcess[str]":

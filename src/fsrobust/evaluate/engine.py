@@ -115,7 +115,7 @@ def run_attack(  # noqa: PLR0913 - as evaluate
         fooled_last=fooled_last,
         fooled_any=_numpy(_join(s.fooled_any for s in found)),
         predicted=_numpy(_join(s.predicted for s in found)),
-        path=[float(1 - fooled.mean()) for fooled in (*path, fooled_last)],
+        path=[float((~fooled).mean()) for fooled in (*path, fooled_last)],
         forwards=sum(s.forwards for s in found),
         backwards=sum(s.backwards for s in found),
         seconds=time.perf_counter() - started,

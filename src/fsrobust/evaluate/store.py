@@ -1,6 +1,7 @@
 """Records of evaluations: ``eval/KEY/`` per attack, never changed once written, found again by their key."""
 
 import datetime
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +49,8 @@ class Subject:
                 if len(part)
             )
         )
-        made = asdict(config) if config else type(self.model).__qualname__
+        # a foreign network's settings are in its repr, which may hold addresses of this process
+        made = asdict(config) if config else re.sub(r" at 0x[0-9a-f]+", "", repr(self.model))
         return {"weights_sha256": weights, "model": made}
 
 

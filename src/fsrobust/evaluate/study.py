@@ -12,7 +12,7 @@ from fsrobust.evaluate.curves import eps_curve
 from fsrobust.evaluate.engine import GALLERY, Progress, predict_all, run_attack
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
-from fsrobust.evaluate.store import Study, describe_attack, device_of, read_outcome
+from fsrobust.evaluate.store import Study, describe_attack, device_of, read_outcome, write_index
 from fsrobust.records import locked, read_json, read_npz, write_json
 from fsrobust.types import Images
 
@@ -40,6 +40,7 @@ def carry_out(
             _curve(study, min(curve_samples, len(study.data)), batch, progress, say)
         if attacks:
             _masks(study, attacks[-1])
+        write_index(study.folder)  # a kill may have come between a record and its line
     records = [read_json(study.path(_key(study, name)) / "record.json") for name in attacks]
     return read_outcome(study.folder, records)
 
@@ -83,7 +84,7 @@ def _attack(study: Study, name: str, batch: int, progress: Progress | None, say:
         "attack": describe_attack(attack),
         "accuracy": {
             "natural": float(correct.mean()),
-            "paper": float(1 - result.fooled_last.mean()),
+            "paper": float((~result.fooled_last).mean()),
             "strict": float((correct & ~result.fooled_any).mean()),
         },
         "path": result.path,

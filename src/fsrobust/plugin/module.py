@@ -70,6 +70,10 @@ class FSR(nn.Module):
             assert isinstance(last, nn.Conv2d)
             nn.init.zeros_(last.weight)
 
+    def extra_repr(self) -> str:
+        """Return what is no weight."""
+        return f"tau={self.tau}"
+
     def _mask_and_residual(self, f: Features) -> tuple[Features, Features]:
         """Return m (float32) and (1 − m)⊗R((1 − m)⊗f) (the dtype of f)."""
         r = self.separation(f)

@@ -73,6 +73,13 @@ def weights_bytes(model: nn.Module) -> bytes:
     return to_safetensors(tensors, metadata=header)
 
 
+def point_best(run: Path, step: int) -> None:
+    """Point ``best`` where a checkpoint's state says it is, if a kill came before the pointer was written."""
+    folder = run / "checkpoints"
+    if _pointed(folder, "best") is None and why_unsound(folder / f"{step:08d}") is None:
+        write_bytes(folder / "best", f"{step:08d}\n".encode())
+
+
 def _prune(folder: Path) -> None:
     """Keep the best checkpoint and the newest up to ``last``; what lies beyond it no longer counts."""
     last = _pointed(folder, "last") or ""
@@ -95,7 +102,7 @@ def _steps(folder: Path) -> list[Path]:
 
 def _pointed(folder: Path, pointer: str) -> str | None:
     try:
-        return (folder / pointer).read_text().strip()
+        return (folder / pointer).read_text().strip() or None
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -23,6 +23,7 @@ from fsrobust.train.checkpoint import (
     WEIGHTS,
     find_resumable,
     load_state,
+    point_best,
     read_weights,
     save_checkpoint,
 )
@@ -44,6 +45,7 @@ class _Position:
     sums: dict[str, Tensor] = field(default_factory=dict)
     best_score: float = -1.0
     best_epoch: int | None = None
+    best_step: int | None = None
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
         """Add a batch's terms, on the device, in float64 so that their order of size does not matter."""
@@ -166,6 +168,8 @@ class _Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.position = _Position(**state["position"])
         self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
+        if self.out is not None and self.position.best_step is not None:
+            point_best(self.out, self.position.best_step)
 
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint, if this run is kept at all."""
@@ -253,7 +257,11 @@ class _Run:
         score = float(row.get("validation_robust", row.get("validation_natural", -1.0)))
         best = score > position.best_score
         if best:
-            position.best_score, position.best_epoch = score, position.epoch
+            position.best_score, position.best_epoch, position.best_step = (
+                score,
+                position.epoch,
+                position.step,
+            )
         self.rows.append(row)
         position.epoch, position.batch, position.sums = position.epoch + 1, 0, {}
         if self.out is not None:
