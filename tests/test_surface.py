@@ -10,7 +10,7 @@ from fsrobust.records import package_version
 PUBLIC = {
     "ATTACKS", "AT", "DATASETS", "Dataset", "InputError", "L2", "Linf", "MODELS", "Natural", "Outcome",
     "TrainConfig", "attach", "create_model", "evaluate", "fit", "load", "load_authors", "load_dataset",
-    "perturb",
+    "perturb", "report",
 }  # fmt: skip
 CORE = ["models", "plugin", "attacks", "train", "evaluate", "records"]
 AROUND = ["pydantic", "typer", "click", "rich", "matplotlib", "jinja2", "pooch", "sklearn", "PIL"]

@@ -17,6 +17,7 @@ from fsrobust.plugin import attach as attach
 from fsrobust.plugin import create_model as create_model
 from fsrobust.plugin import load_authors as load_authors
 from fsrobust.records import package_version
+from fsrobust.report import report as report
 from fsrobust.train import AT as AT
 from fsrobust.train import Natural as Natural
 from fsrobust.train import TrainConfig as TrainConfig
