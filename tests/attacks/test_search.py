@@ -62,6 +62,7 @@ class _Wanderer:
         del noise
         gradient, _ = probe.gradient(x, lambda logits: cross_entropy(logits, y))
         probe.logits(self.ball.ascend(x, gradient, self.ball.eps))
+        probe.logits(x)
         return x
 
 
@@ -73,7 +74,7 @@ def test_an_iterate_that_fooled_is_not_forgotten() -> None:
     assert found.fooled_any.all()
     assert torch.equal(found.last, x)
     assert (model(found.witness).argmax(1) != y).all()
-    assert [f.tolist() for f in found.path] == [[False] * len(x), [True] * len(x)]
+    assert [f.tolist() for f in found.path] == [[fooled] * len(x) for fooled in (False, True, False)]
 
 
 def test_an_image_misclassified_from_the_start_is_said_to_be() -> None:

@@ -1,10 +1,12 @@
 """Carry out a study: each attack that has no record yet, then the curve and the pictures for the report."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fsrobust.attacks import make_attack
 from fsrobust.data.batches import pixels
@@ -33,9 +35,14 @@ def carry_out(
     ``curve_samples`` > 0 adds accuracy against eps on the first so many samples. A killed study goes on with
     the attack it was at.
     """
+    natural = functools.cache(lambda: _predict(study, batch))  # once, and only if some attack has to run
     with locked(study.folder):
         for name in attacks:
-            _attack(study, name, batch, progress, say)
+            if study.has(_key(study, name)):
+                if say is not None:
+                    say(f"{name}: already on record")
+            else:
+                _attack(study, name, natural(), batch, progress)
         if curve_samples:
             _curve(study, min(curve_samples, len(study.data)), batch, progress, say)
         if attacks:
@@ -49,15 +56,17 @@ def _key(study: Study, name: str) -> str:
     return study.key("attack", {"name": name, **describe_attack(make_attack(name, study.ball))})
 
 
-def _attack(study: Study, name: str, batch: int, progress: Progress | None, say: Say | None) -> None:
+def _predict(study: Study, batch: int) -> NDArray[np.int64]:
+    data = study.data.to(device_of(study.subject.model))
+    return predict_all(study.subject.model, pixels(data.images), batch=batch)
+
+
+def _attack(
+    study: Study, name: str, natural: NDArray[np.int64], batch: int, progress: Progress | None
+) -> None:
     key, attack = _key(study, name), make_attack(name, study.ball)
-    if study.has(key):
-        if say is not None:
-            say(f"{name}: already on record")
-        return
     model, data = study.subject.model, study.data.to(device_of(study.subject.model))
     x, y = pixels(data.images), data.labels
-    natural = predict_all(model, x, batch=batch)
     result = run_attack(
         attack, model, x, y, ids=data.ids, seed=study.seed, batch=batch, name=name, progress=progress
     )
