@@ -59,6 +59,7 @@ class Guarded(nn.Module):
         finally:
             for point in points:
                 point.tape = None
+        assert len(seen) == len(points), "a guarded layer was not run in this forward pass"
         return Parts(
             logits=logits,
             robust=[s.robust for s in seen],

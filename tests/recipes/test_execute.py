@@ -1,0 +1,103 @@
+"""Targets and settings that cannot be used are refused before anything is written or run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsrobust.cli import run
+from fsrobust.recipes.execute import find_target, pick_device, plan_study
+from fsrobust.types import InputError
+
+OWN = """
+import torch
+
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+number = 3
+
+def needs(x):
+    return model
+
+def make():
+    return model.train()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that holds somebody's module, importable."""
+    (tmp_path / "somebodys.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "somebodys", raising=False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    "target",
+    [":x", "..somebodys:model", "somebodys:", "somebodys:number", "somebodys:needs", "nobodys:x", "x"],
+)
+def test_what_yields_no_model_is_refused(target: str) -> None:
+    """No module, no name in it, nothing to call, or arguments missing: always a sentence with the target."""
+    with pytest.raises(InputError) as refused:
+        find_target(target)
+    assert f'"{target}"' in str(refused.value)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("target", ["somebodys:make", "somebodys:model"])
+def test_a_module_or_what_makes_one_is_a_target(target: str) -> None:
+    """Either is taken, in eval mode, and nothing is assumed of its data."""
+    found = find_target(target)
+    assert not found.subject.model.training
+    assert (found.subject.source, found.folder, found.data) == (target, None, None)
+    with pytest.raises(InputError, match="--data"):
+        plan_study(found)
+
+
+def test_ones_own_module_is_found_where_one_stands(own: Path) -> None:
+    """The command finds a module of the working directory, as ``python -m`` does."""
+    code = "from fsrobust.cli import main; main()"
+    arguments = ["evaluate", "somebodys:make"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *arguments], cwd=own, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--data" in done.stderr  # the model was found; what to evaluate it on was not
+
+
+def test_a_folder_for_a_foreign_target_is_named_after_it(own: Path) -> None:
+    """Records of somebody's model go into runs/audit-…, in a name that is safe as a file's."""
+    assert own.is_dir()
+    study = plan_study(find_target("somebodys:make"), data="digits", limit=5)
+    assert study.folder == Path("runs/audit-somebodys-make")
+    assert len(study.data) == 5
+    assert study.total == 360
+
+
+@pytest.mark.parametrize("device", ["warp9", "cuda:99", "", "meta"])
+def test_a_device_that_is_not_here_is_refused(device: str) -> None:
+    """A device must exist and hold numbers."""
+    with pytest.raises(InputError, match=f'Device "{device}"'):
+        pick_device(device)
+
+
+def test_the_device_is_the_gpu_if_there_is_one() -> None:
+    """Without a name, the first GPU, else the CPU."""
+    assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "setting", ["objective.steps=0", "objective.step_size=-1", "objective.eps=2", "train.lr=0", "model.fsr=x"]
+)
+def test_a_refused_setting_leaves_no_run_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    """A setting that cannot work is refused before config.json: the corrected command needs no --resume."""
+    out = tmp_path / "run"
+    assert run(["train", "digits-at", "--set", setting, "--out", str(out), "--device", "cpu"]) == 2
+    assert "Expected" in capsys.readouterr().err or setting.startswith("model")
+    assert not (out / "config.json").exists()
