@@ -229,6 +229,7 @@ def data_fetch(name: str, as_json: Json = False) -> None:
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 failed, 2 bad usage or input."""
+    sys.path.insert(0, str(Path.cwd()))  # as python -m: one's own pkg.module:factory is found
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     sys.exit(run([a for a in arguments if a != "--debug"], debug=debug))

@@ -1,6 +1,7 @@
 """Carry out what the command line asks for: train a run, find and evaluate a target."""
 
 import importlib
+import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def pick_device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros(1, device=name).device
+        probe = torch.zeros(1, device=name)
+        probe.cpu()  # "meta" has no numbers
+        return probe.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f'Device "{name}" cannot be used here: {reason}') from error
@@ -122,9 +125,17 @@ def _call_factory(text: str) -> nn.Module:
     module_name, _, name = text.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the latter: no or a relative name
         raise InputError(f'Expected an importable pkg.module:factory, but got "{text}": {error}') from error
-    model = factory if isinstance(factory, nn.Module) else factory()
+    if isinstance(factory, nn.Module):
+        return factory.eval()
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise InputError(
+            f'Expected "{text}" to be called without arguments, but it cannot: {error}'
+        ) from error
+    model = factory()
     if not isinstance(model, nn.Module):
         raise InputError(f'Expected "{text}" to return a torch module, but got {type(model).__name__}')
     return model.eval()

@@ -90,6 +90,9 @@ class AT:
     step_size: float = 2 / 255
     fsr: FSRWeights = FSRWeights()
 
+    def __post_init__(self) -> None:
+        _ = self.attack  # steps and sizes that make no sense are refused here, not at the first batch
+
     @property
     def attack(self) -> PGD:
         """PGD on the cross-entropy with a random start."""
