@@ -131,6 +131,7 @@ class _Run:
         if self.out is None:
             return
         written = {
+            "objective": repr(self.objective),  # unless the caller says it in its own words
             **config,
             "train": asdict(self.train),
             "data": {"name": self.data.name, "sha256": self.data.sha256, "n": len(self.data)},
