@@ -16,7 +16,7 @@ from fsrobust.plugin import create_model
 from fsrobust.records import Metrics
 from fsrobust.train import AT, History, Objective, TrainConfig, fit
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "step_seconds", "peak_memory_bytes")
 """What two runs that do the same may differ in."""
 
 

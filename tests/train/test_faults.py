@@ -170,7 +170,7 @@ def test_nan_in_a_later_epoch_keeps_the_last_good_checkpoint(
         return Loss(loss.total * torch.nan, loss.terms, loss.logits) if count == 8 else loss
 
     monkeypatch.setattr(objectives, "classify", spoilt)
-    with pytest.raises(TrainingError, match=r"nan at step 8 \(epoch 2, samples ") as caught:
+    with pytest.raises(TrainingError, match=r"not finite at step 8 \(epoch 2, samples ") as caught:
         train(tmp_path / "run")  # five batches an epoch
     assert "keeps the last good checkpoint" in str(caught.value)
     named = str(caught.value).split("samples ")[1].split(" …")[0]

@@ -18,6 +18,8 @@ class TrainConfig:
 
     ``train_on``: "minus_validation" holds ``validation`` samples out of the training set, by seed, to choose
     the best checkpoint on; "all" trains on everything, as the paper did, and has no best checkpoint.
+    ``precision`` and ``compile`` are the fast engine's: "auto" multiplies in bf16 where the device can, and
+    compiles (on a GPU, also captures the step as one graph) where the run is long enough to gain by it.
     """
 
     epochs: int = 100
@@ -30,6 +32,8 @@ class TrainConfig:
     train_on: Literal["minus_validation", "all"] = "minus_validation"
     validation: int = 1000
     engine: Literal["fast", "reference"] = "fast"
+    precision: Literal["auto", "fp32"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

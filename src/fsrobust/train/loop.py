@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.data import Dataset, hold_out
-from fsrobust.data.batches import crop_flip, evaluation_batches, pixels, training_batches
+from fsrobust.data.batches import training_batches
 from fsrobust.records import Metrics, locked, provenance, read_json, write_json
-from fsrobust.seeding import Noise, derive
 from fsrobust.train.checkpoint import (
     WEIGHTS,
     find_resumable,
@@ -29,9 +27,11 @@ from fsrobust.train.checkpoint import (
 )
 from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run
 from fsrobust.train.control import Reporter, Silent, Stopwatch
+from fsrobust.train.learner import Learner
 from fsrobust.train.objectives import Objective
 from fsrobust.train.schedule import learning_rate
-from fsrobust.train.step import Step, make_step
+from fsrobust.train.telemetry import peak_memory
+from fsrobust.train.validation import validate
 from fsrobust.types import InputError
 
 
@@ -46,11 +46,28 @@ class _Position:
     best_score: float = -1.0
     best_epoch: int | None = None
     best_step: int | None = None
+    bad: Tensor | None = None
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Add a batch's terms, on the device, in float64 so that their order of size does not matter."""
-        for name, value in terms.items():
+    def add(self, numbers: Mapping[str, Tensor]) -> None:
+        """Add a batch's numbers, on the device, in float64 so that their order of size does not matter.
+
+        ``bad`` is the first batch of the epoch whose loss was not finite, -1 as long as there is none.
+        """
+        for name, value in numbers.items():
             self.sums[name] = self.sums.get(name, 0) + value.double()
+        finite = torch.isfinite(numbers["loss"])
+        bad = torch.full_like(finite, -1, dtype=torch.int64) if self.bad is None else self.bad
+        self.bad = torch.where((bad < 0) & ~finite, self.batch, bad)
+        self.batch += 1
+        self.step += 1
+
+    def next_epoch(self) -> None:
+        """Turn to the next epoch."""
+        self.epoch, self.batch, self.sums, self.bad = self.epoch + 1, 0, {}, None
+
+    def state(self) -> dict[str, object]:
+        """Return what a checkpoint keeps: one is written only while all losses are finite."""
+        return {name: value for name, value in vars(self).items() if name != "bad"}
 
 
 def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
@@ -115,14 +132,9 @@ class _Run:
         self.validation = held_out.to(device) if held_out is not None else None
         self.batch = min(train.batch, len(self.data))
         self.device = device
-        self.optimiser = torch.optim.SGD(
-            model.parameters(),
-            lr=train.lr,
-            momentum=train.momentum,
-            weight_decay=train.weight_decay,
-            fused=device.type == "cuda" and train.engine == "fast",
+        self.learner = Learner(
+            model, self.data, objective, train, batch=self.batch, say=lambda text: self.reporter.say(text)
         )
-        self.step: Step = make_step(train.engine, model, objective, self.optimiser)
         self.position = _Position()
         self.rows: list[dict[str, Any]] = []
 
@@ -166,7 +178,7 @@ class _Run:
         tensors, _ = read_weights(checkpoint / WEIGHTS)
         state = load_state(checkpoint)
         self.model.load_state_dict(tensors)
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.learner.optimiser.load_state_dict(state["optimiser"])
         self.position = _Position(**state["position"])
         self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
         if self.out is not None and self.position.best_step is not None:
@@ -176,7 +188,7 @@ class _Run:
         """Write a checkpoint, if this run is kept at all."""
         if self.out is None:
             return
-        state = {"optimiser": self.optimiser.state_dict(), "position": dict(vars(self.position))}
+        state = {"optimiser": self.learner.optimiser.state_dict(), "position": self.position.state()}
         save_checkpoint(self.out, self.position.step, self.model, state, best=best)
 
     def go(self, stopwatch: Stopwatch) -> History:
@@ -202,50 +214,44 @@ class _Run:
         """Train the rest of the present epoch; return why it stopped early, if it did."""
         train, position = self.train, self.position
         lr = learning_rate(position.epoch, epochs=train.epochs, lr=train.lr, milestones=train.milestones)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        self.learner.begin(position.epoch, lr)
         order = training_batches(len(self.data), batch=self.batch, seed=train.seed, epoch=position.epoch)
         order = order.to(self.device)
         started, shown, first = time.perf_counter(), 0.0, position.batch
         for indices in order[position.batch :]:
             stopped = stopwatch.stop_reason()
             if stopped:
+                self._check_finite(order)
                 return stopped
-            total = self._batch(indices)
+            numbers = self.learner.learn(indices, position.step)
+            position.add(numbers)
             now = time.perf_counter()
             if now - shown > 0.5 or self.device.type == "cpu":  # reading the loss waits for the device
-                self._check_finite(total, indices)
+                self._check_finite(order)
                 shown = now
-                self.reporter.batch(position.epoch, train.epochs, position.batch / len(order), float(total))
-        self._check_finite(position.sums["loss"], order[-1])
+                share, loss = position.batch / len(order), float(numbers["loss"])
+                self.reporter.batch(position.epoch, train.epochs, share, loss)
+        self._check_finite(order)
         seconds = time.perf_counter() - started
         self._close_epoch(lr, seconds, images=(len(order) - first) * self.batch)
         return None
 
-    def _batch(self, indices: Tensor) -> Tensor:
-        """Take one step on the samples at ``indices``; return its loss, on the device."""
-        seed, position = self.train.seed, self.position
-        images, y, ids = self.data.images[indices], self.data.labels[indices], self.data.ids[indices]
-        noise = Noise.of(ids, seed, "train", position.epoch)
-        if self.train.augment == "crop_flip":
-            images = crop_flip(images, noise.fold("augment"))
-        # the mask's noise, and dropout in foreign networks
-        torch.manual_seed(derive(seed, "step", position.step))
-        loss = self.step(pixels(images), y, noise.fold("attack"))
-        position.add({"loss": loss.total.detach(), **loss.terms, "train_accuracy": _accuracy(loss.logits, y)})
-        position.batch += 1
-        position.step += 1
-        return loss.total.detach()
+    def _check_finite(self, order: Tensor) -> None:
+        """Stop at the first loss of the epoch that was not finite; steps after it are of no use.
 
-    def _check_finite(self, total: Tensor, indices: Tensor) -> None:
-        if bool(torch.isfinite(total)):
+        Raises:
+            TrainingError: there was one; the message names its step and samples.
+        """
+        position = self.position
+        if position.bad is None or int(position.bad) < 0:
             return
-        ids = ", ".join(str(i) for i in self.data.ids[indices][:8].tolist())
+        batch = int(position.bad)
+        ids = ", ".join(str(i) for i in self.data.ids[order[batch]][:8].tolist())
         saved = self.out is not None and (self.out / "checkpoints" / "last").exists()
         kept = f'; "{self.out}" keeps the last good checkpoint' if saved else ""
         raise TrainingError(
-            f"The loss became {float(total)} at step {self.position.step} (epoch {self.position.epoch}, "
-            f"samples {ids} …){kept}; a lower train.lr usually helps"
+            f"The loss was not finite at step {position.step - position.batch + batch + 1} "
+            f"(epoch {position.epoch}, samples {ids} …){kept}; a lower train.lr usually helps"
         )
 
     def _close_epoch(self, lr: float, seconds: float, *, images: int) -> None:
@@ -253,8 +259,11 @@ class _Run:
         position = self.position
         means = {name: float(total) / position.batch for name, total in position.sums.items()}
         row: dict[str, Any] = {"epoch": position.epoch, "step": position.step, "lr": lr, **means}
-        row |= self._validate()
-        row |= {"seconds": seconds, "images_per_second": images / seconds if seconds else 0.0}
+        if self.validation is not None:
+            row |= validate(
+                self.learner.step, self.validation, batch=max(self.batch, 256), seed=self.train.seed
+            )
+        row |= self._cost(seconds, images)
         score = float(row.get("validation_robust", row.get("validation_natural", -1.0)))
         best = score > position.best_score
         if best:
@@ -264,31 +273,18 @@ class _Run:
                 position.step,
             )
         self.rows.append(row)
-        position.epoch, position.batch, position.sums = position.epoch + 1, 0, {}
+        position.next_epoch()
         if self.out is not None:
             # the row first: a checkpoint never knows of an epoch that the metrics lack
             Metrics(self.out / "metrics.jsonl").append(row)
         self.save(best=best)
         self.reporter.epoch(row, self.train.epochs)
 
-    def _validate(self) -> dict[str, float]:
-        """Return natural accuracy, and accuracy under the training attack, on the validation split."""
-        if self.validation is None:
-            return {}
-        data, natural, robust = self.validation, 0.0, 0.0
-        attacked = self.objective.attack is not None
-        with under_attack(self.model):
-            probe = Probe(self.step.view)
-            for part in evaluation_batches(len(data), batch=max(self.batch, 256)):
-                x, y = pixels(data.images[part]), data.labels[part]
-                natural += float((probe.logits(x).argmax(1) == y).sum())
-                if attacked:
-                    noise = Noise.of(data.ids[part], self.train.seed, "validation")
-                    x_adv = self.step.attack(x, y, noise)
-                    robust += float((probe.logits(x_adv).argmax(1) == y).sum())
-        row = {"validation_natural": natural / len(data)}
-        return row | ({"validation_robust": robust / len(data)} if attacked else {})
-
-
-def _accuracy(logits: Tensor, y: Tensor) -> Tensor:
-    return (logits.argmax(1) == y).double().mean()
+    def _cost(self, seconds: float, images: int) -> dict[str, object]:
+        """Return what the epoch cost; ``step_seconds`` splits the steps that could be timed by their parts."""
+        return {
+            "seconds": seconds,
+            "images_per_second": images / seconds if seconds else 0.0,
+            "step_seconds": self.learner.step.laps.read(),
+            "peak_memory_bytes": peak_memory(self.device),
+        }

@@ -2,77 +2,119 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fsrobust.attacks.compiled import compiled_or_eager
 from fsrobust.attacks.probe import Probe, under_attack
+from fsrobust.attacks.view import FrozenView, Plain, View
 from fsrobust.seeding import Noise
 from fsrobust.train.objectives import Loss, Objective
+from fsrobust.train.telemetry import Laps
 from fsrobust.types import Images, Labels, unknown_name
 
 Engine = Literal["reference", "fast"]
+Learn = Callable[[Images, Images, Labels], Loss]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Step:
     """Attack a batch, take the loss of the result, update the weights.
 
-    ``precision`` wraps every forward pass and ``layout`` is the memory order of images; the reference engine
-    has neither. ``view`` is the model as attacks and validation query it: the same weights, its precision.
+    ``view`` is the model as attacks and validation query it: its weights at the last refresh. ``precision``
+    wraps the forward pass that learns and ``layout`` is the memory order of images; the reference engine has
+    neither. ``notes`` collects what the engine had to do without.
     """
 
     model: nn.Module
     objective: Objective
     optimiser: torch.optim.Optimizer
+    view: View
     precision: Callable[[], AbstractContextManager[object]] = nullcontext
     layout: torch.memory_format = torch.contiguous_format
+    compiled: bool = False
+    notes: list[str] = field(default_factory=list)
+    laps: Laps = field(init=False)
+    _loss: Learn = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.laps = Laps(next(self.model.parameters()).device)
+        self._loss = self.loss
+        if self.compiled:
+            self._loss = compiled_or_eager(self.loss, "the training pass", self.notes)
 
     def __call__(self, x: Images, y: Labels, noise: Noise) -> Loss:
         """Return the loss that was minimised; nothing here waits for the device."""
         x = x.contiguous(memory_format=self.layout)
-        x_adv = self.attack(x, y, noise)
-        self.model.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        with self.precision():
-            loss = self.objective.loss(self.model, x, x_adv, y)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        return loss
+        with self.laps.lap("attack"):
+            x_adv = self.attack(x, y, noise)
+        with self.laps.lap("learn"):
+            return self.learn(x, x_adv, y)
 
     def attack(self, x: Images, y: Labels, noise: Noise) -> Images:
-        """Return the training attack's images: model in eval mode, parameters frozen."""
+        """Return the training attack's images on the present weights: model in eval mode, all frozen."""
         attack = self.objective.attack
         if attack is None:
             return x
         with under_attack(self.model):
+            self.view.refresh()
             return attack.run(Probe(self.view, checked=False), x, y, noise).detach()
 
-    def view(self, x: Images) -> Tensor:
-        """Return logits in the engine's precision."""
+    def learn(self, x: Images, x_adv: Images, y: Labels) -> Loss:
+        """Update the weights on these images; the loss's terms gain the norm of its gradient."""
+        self.model.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = self._loss(x, x_adv, y)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        loss.terms["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
+        self.optimiser.step()
+        return loss
+
+    def loss(self, x: Images, x_adv: Images, y: Labels) -> Loss:
+        """Return the objective's loss in the engine's precision."""
         with self.precision():
-            logits: Tensor = self.model(x.contiguous(memory_format=self.layout))
-        return logits
+            return self.objective.loss(self.model, x, x_adv, y)
 
 
 def reference_step(model: nn.Module, objective: Objective, optimiser: torch.optim.Optimizer) -> Step:
-    """Return the plain loop: eager, float32, NCHW."""
-    return Step(model, objective, optimiser)
+    """Return the plain loop: eager, float32, NCHW, attacks on the network itself."""
+    return Step(model, objective, optimiser, Plain(model))
 
 
-def fast_step(model: nn.Module, objective: Objective, optimiser: torch.optim.Optimizer) -> Step:
-    """Return the fast loop: channels-last, bf16 where the device multiplies it natively.
+def fast_step(
+    model: nn.Module,
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    *,
+    precision: Literal["auto", "fp32"] = "auto",
+    compiled: bool = False,
+) -> Step:
+    """Return the fast loop: channels-last, attacks on a frozen copy with folded batch norms, bf16 products.
 
-    Master weights, batch statistics, the mask and the loss stay float32 (autocast keeps them so).
+    Precision "auto" is bf16 where the device multiplies it natively, float32 elsewhere. Master weights, batch
+    statistics, the mask and the loss are float32 always (autocast keeps them so).
     """
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    precision: Callable[[], AbstractContextManager[object]] = nullcontext
-    if multiplies_bf16(device):
-        precision = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731 - a value, not a name
-    return Step(model, objective, optimiser, precision, torch.channels_last)
+    low = precision == "auto" and multiplies_bf16(device)
+    view = FrozenView(model, dtype=torch.bfloat16 if low else torch.float32, compiled=compiled)
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    if low:
+        around = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731 - a value, not a name
+    return Step(
+        model,
+        objective,
+        optimiser,
+        view,
+        around,
+        torch.channels_last,
+        compiled=compiled,
+        notes=view.notes,
+    )
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -90,10 +132,14 @@ def _cpu_has_bf16() -> bool:
     return bool(supported()) if supported is not None else False
 
 
-ENGINES: Final[dict[str, Callable[[nn.Module, Objective, torch.optim.Optimizer], Step]]] = {
-    "reference": reference_step,
-    "fast": fast_step,
-}
+class MakeStep(Protocol):
+    """How an engine is made."""
+
+    def __call__(self, model: nn.Module, objective: Objective, optimiser: torch.optim.Optimizer) -> Step:
+        """Return a step of this engine."""
+
+
+ENGINES: Final[dict[str, MakeStep]] = {"reference": reference_step, "fast": fast_step}
 
 
 def make_step(engine: str, model: nn.Module, objective: Objective, optimiser: torch.optim.Optimizer) -> Step:

@@ -1,0 +1,88 @@
+"""A batch that does not fit is said with the one that does, and weights stay as they were."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fsrobust.train import TrainConfig, TrainingError
+from fsrobust.train.learner import Learner
+from tests.helpers import fingerprint
+from tests.runs import at, digits, net, short
+
+
+class Hungry(nn.Module):
+    """A network that needs more memory than there is for more than ``most`` images."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.net, self.most = net(), most
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits, or ask for an exabyte."""
+        if len(x) > self.most:
+            torch.empty(2**60)
+        logits: Tensor = self.net(x)
+        return logits
+
+
+def learner(model: nn.Module, **changes: Any) -> tuple[Learner, list[str]]:
+    """Return a learner at its first epoch, and what it says."""
+    said: list[str] = []
+    train: TrainConfig = short(**changes)
+    made = Learner(model, digits(64), at(), train, batch=train.batch, say=said.append)
+    made.begin(1, lr=0.02)
+    return made, said
+
+
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+@pytest.mark.parametrize(("most", "advice"), [(9, "8 fits: --set train.batch=8"), (0, "not even one sample")])
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(engine: str, most: int, advice: str) -> None:
+    """The largest half, quarter … that fits is found by trying; the model is not changed by it."""
+    model = Hungry(most)
+    before = fingerprint(model)
+    made, _ = learner(model, engine=engine)
+    with pytest.raises(TrainingError, match=advice):
+        made.learn(torch.arange(16), 0)
+    assert fingerprint(model) == before
+
+
+def test_another_error_is_not_taken_for_memory() -> None:
+    """A bug of the network comes through as it is."""
+
+    class Broken(Hungry):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ZeroDivisionError(f"a bug at {len(x)}")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        learner(Broken(99))[0].learn(torch.arange(16), 0)
+
+
+def test_a_network_that_cannot_be_copied_trains_all_the_same_and_says_so() -> None:
+    """Without a frozen copy the fast engine attacks the network itself."""
+
+    class Loner(Hungry):
+        def __deepcopy__(self, memo: object) -> "Loner":
+            raise TypeError("one of a kind")
+
+    made, said = learner(Loner(99), engine="fast")
+    before = fingerprint(made.model)
+    for step in range(2):
+        made.learn(torch.arange(16), step)
+    assert fingerprint(made.model) != before
+    assert len(said) == 1
+    assert "one of a kind" in said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # the compiler's own reading of it
+@pytest.mark.usefixtures("unchecked")
+def test_a_compiled_run_learns_the_same() -> None:
+    """Five float32 steps, compiled and not: the same losses but for the mask's noise, which FSR alone has."""
+    losses = []
+    for compile_ in ("on", "off"):
+        made, said = learner(net(), engine="fast", precision="fp32", compile=compile_)
+        losses.append([float(made.learn(torch.arange(16) + 4 * k, k)["loss"]) for k in range(5)])
+        assert said == []
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
