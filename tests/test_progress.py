@@ -1,12 +1,15 @@
 """Progress: what a person reads while they wait."""
 
 import io
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from fsrobust.progress import ConsoleReporter, duration, epoch_line, parse_duration
+from fsrobust.progress import ConsoleReporter, TensorBoardReporter, duration, epoch_line, parse_duration
 from fsrobust.types import InputError
+from tests.runs import Listener
 
 ROW = {"epoch": 2, "loss": 1.2345, "train_accuracy": 0.5, "seconds": 90.0}
 
@@ -94,3 +97,32 @@ def test_a_quiet_console_says_nothing() -> None:
         reporter.epoch(ROW, 4)
         reporter.attack("pgd20", 2, 2)
     assert output.getvalue() == ""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
+def test_tensorboard_gets_every_number_of_an_epoch(tmp_path: Path) -> None:
+    """What is written reads back, nested parts too, and the inner reporter hears everything."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    inner = Listener()
+    reporter = TensorBoardReporter(inner, tmp_path)
+    reporter.say("a sentence")
+    reporter.batch(1, 2, 0.5, 1.0)
+    for epoch in (1, 2):
+        reporter.epoch(
+            {**ROW, "epoch": epoch, "step": 10 * epoch, "step_seconds": {"attack": 3.0 * epoch}}, 2
+        )
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("step_seconds/attack")] == [(10, 3.0), (20, 6.0)]
+    assert events.Scalars("loss")[0].value == pytest.approx(ROW["loss"])
+    assert (inner.said, inner.losses, len(inner.rows)) == (["a sentence"], [1.0], 2)
+
+
+def test_without_tensorboard_one_is_told_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is trained."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"fsrobust\[tensorboard\]"):
+        TensorBoardReporter(Listener(), tmp_path)

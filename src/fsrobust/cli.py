@@ -86,12 +86,15 @@ def train(
     device: Device = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     time_limit: Annotated[str | None, typer.Option(help="Checkpoint and stop after 90s, 25m, 1h30m.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard for TensorBoard.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a recipe into a run directory; stopped at any time, --resume goes on."""
     from fsrobust.config import default_folder, override
     from fsrobust.data import load_dataset
-    from fsrobust.progress import ConsoleReporter, parse_duration
+    from fsrobust.progress import ConsoleReporter, TensorBoardReporter, parse_duration
     from fsrobust.recipes import execute
     from fsrobust.recipes import recipe as find
 
@@ -109,7 +112,7 @@ def train(
             device=execute.pick_device(device),
             resume=resume,
             time_limit=limit,
-            reporter=reporter,
+            reporter=TensorBoardReporter(reporter, folder / "tensorboard") if tensorboard else reporter,
         )
     if as_json:
         last = history.rows[-1] if history.rows else None
@@ -135,7 +138,13 @@ def evaluate(
     curve_samples: Annotated[
         int, typer.Option(min=0, help="Samples for accuracy against eps; 0: no curve.")
     ] = 100,
-    batch: Annotated[int, typer.Option(min=1, help="Samples attacked at once.")] = 250,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples attacked at once; found by itself.")
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="Of the search: auto, fp32 or bf16. Verdicts are in fp32 always."),
+    ] = "auto",
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Where records go; the run itself by default.")] = None,
     device: Device = None,
@@ -156,6 +165,7 @@ def evaluate(
         eps=eps,
         limit=limit,
         seed=seed,
+        precision=precision,  # type: ignore[arg-type]  # checked there
         out=out,
         device=execute.pick_device(device),
     )

@@ -2,13 +2,15 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fsrobust.train import Reporter
 from fsrobust.types import InputError
 
 
@@ -71,6 +73,54 @@ class ConsoleReporter:
             self._task = None
 
 
+class TensorBoardReporter:
+    """Writes each epoch's numbers for TensorBoard, and passes everything on to ``inner``.
+
+    A resumed run writes on into the same folder; an epoch that is trained again replaces its points.
+    """
+
+    def __init__(self, inner: Reporter, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise InputError(
+                'Expected TensorBoard for --tensorboard; pip install "fsrobust[tensorboard]"'
+            ) from error
+        self.inner = inner
+        self._folder, self._make = folder, SummaryWriter
+        self._writer: SummaryWriter | None = None
+
+    def say(self, text: str) -> None:
+        """Pass the sentence on."""
+        self.inner.say(text)
+
+    def batch(self, epoch: int, epochs: int, share: float, loss: float) -> None:
+        """Pass the state on."""
+        self.inner.batch(epoch, epochs, share, loss)
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        """Write every number of the row as a scalar at its step."""
+        if self._writer is None:
+            self._writer = self._make(str(self._folder), purge_step=row["step"])
+        for name, value in flatten(row):
+            self._writer.add_scalar(name, value, row["step"])
+        self._writer.flush()
+        self.inner.epoch(row, epochs)
+
+
+def flatten(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield a row's numbers by name, those of parts as "whole/part".
+
+    >>> list(flatten({"loss": 1.5, "step_seconds": {"attack": 2.0}, "note": "text"}))
+    [('loss', 1.5), ('step_seconds/attack', 2.0)]
+    """
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            yield prefix + name, value
+
+
 def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
     """Return an epoch's metrics in a line.
 
@@ -86,6 +136,8 @@ def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
         if key in row:
             parts.append(f"{name} {100 * row[key]:.1f} %")
     parts.append(f"{row['seconds']:.1f} s")
+    if "images_per_second" in row:
+        parts.append(f"{row['images_per_second']:,.0f} images/s")
     left = (epochs - row["epoch"]) * row["seconds"]
     if left:
         parts.append(f"about {duration(left)} left")

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fsrobust.attacks.view import FrozenView
+from fsrobust.attacks.view import FrozenView, multiplies_bf16
 from fsrobust.data.batches import pixels
 from fsrobust.plugin import Guarded, recalibration_loss, separation_loss
 from fsrobust.seeding import Noise
 from fsrobust.train import Natural
-from fsrobust.train.step import Step, fast_step, make_step, multiplies_bf16
+from fsrobust.train.step import Step, fast_step, make_step
 from fsrobust.types import InputError
 from tests.helpers import fingerprint
 from tests.runs import at, digits, net

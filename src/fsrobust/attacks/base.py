@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from fsrobust.attacks.balls import Ball
+from fsrobust.attacks.losses import margin
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
+from fsrobust.attacks.view import View
 from fsrobust.seeding import Noise
-from fsrobust.types import Flags, Ids, Images, InputError, Labels, Logits
+from fsrobust.types import Flags, Ids, Images, InputError, Labels, Logits, PerSample
 
 _SLACK: Final = 1e-6  # a few float32 roundings at pixel scale
 
@@ -52,23 +54,33 @@ class Search:
 
 @dataclass
 class _Witness:
-    """Watches a search: remembers the first iterate of each sample that fooled, and who was fooled when."""
+    """Watches a search: keeps the iterate that fooled by the widest margin, and who was fooled when.
+
+    The widest, not the first: where the search is in low precision, it is the one to stand in float32.
+    """
 
     x: Images
     y: Labels
     images: Images = field(init=False)
-    found: Flags = field(init=False)
+    widest: PerSample = field(init=False)
     path: list[Flags] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.images = self.x.clone()
-        self.found = torch.zeros_like(self.y, dtype=torch.bool)
+        self.widest = torch.full(self.y.shape, -torch.inf, device=self.y.device)
+
+    @property
+    def found(self) -> Flags:
+        """Which samples were fooled by any query."""
+        return self.widest > -torch.inf
 
     def __call__(self, x: Images, logits: Logits) -> None:
         fooled = logits.argmax(1) != self.y
-        news = fooled & ~self.found
-        self.images = torch.where(news[:, None, None, None], x, self.images)
-        self.found |= fooled
+        by = torch.where(fooled, margin(logits, self.y).float(), -torch.inf)
+        # a tie that argmax decides against y fools by a margin of 0; NaN is no margin
+        better = by > self.widest
+        self.images = torch.where(better[:, None, None, None], x, self.images)
+        self.widest = torch.where(better, by, self.widest)
         self.path.append(fooled)
 
 
@@ -101,8 +113,20 @@ def perturb(
         return _run(attack, probe, x, y, ids.to(x.device), seed)
 
 
-def search(attack: Attack, model: nn.Module, x: Images, y: Labels, *, ids: Ids, seed: int = 0) -> Search:
+def search(  # noqa: PLR0913 - as perturb, and the view to search with
+    attack: Attack,
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    *,
+    ids: Ids,
+    seed: int = 0,
+    view: View | None = None,
+) -> Search:
     """Attack as ``perturb`` does, and say who was fooled: by the last iterate, and by any.
+
+    The search queries ``view`` where one is given, such as a copy in low precision; the verdicts are always
+    the model's own, in IEEE float32.
 
     Raises:
         InputError: as ``perturb``; also logits that are not finite.
@@ -112,9 +136,9 @@ def search(attack: Attack, model: nn.Module, x: Images, y: Labels, *, ids: Ids, 
         x, y = x.detach().clone(), y.clone()
         _check_labels(y, classes=Probe(model).logits(x[:1]).shape[1])
         witness = _Witness(x, y)
-        probe = Probe(model, watch=witness)
-        last = _run(attack, probe, x, y, ids.to(x.device), seed)
-        probe.watch = None
+        searching = Probe(view or model, watch=witness)
+        last = _run(attack, searching, x, y, ids.to(x.device), seed)
+        probe = Probe(model, forwards=searching.forwards, backwards=searching.backwards)
         predicted = predict(probe, last)
         fooled_last = predicted != y
         first = torch.where(witness.found[:, None, None, None], witness.images, last)

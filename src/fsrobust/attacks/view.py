@@ -113,6 +113,21 @@ class FrozenView:
         return copied
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether bf16 products are native on the device; emulated ones are slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        capability = torch.backends.cpu.get_cpu_capability()
+        return capability.startswith("AVX512") and _cpu_has_bf16()
+    return False
+
+
+def _cpu_has_bf16() -> bool:
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # new in torch 2.6, private still
+    return bool(supported()) if supported is not None else False
+
+
 @dataclass(frozen=True, eq=False)
 class _Folded:
     """``made``, a convolution of the copy, stands for the model's ``convolution`` and the ``norm`` after it."""

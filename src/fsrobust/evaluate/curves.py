@@ -6,6 +6,7 @@ import numpy as np
 from torch import nn
 
 from fsrobust.attacks import PGD, Ball, make_ball
+from fsrobust.attacks.view import View
 from fsrobust.evaluate.engine import Progress, predict_all, run_attack
 from fsrobust.types import Ids, Images, Labels
 
@@ -51,7 +52,8 @@ def eps_curve(  # noqa: PLR0913 - as evaluate
     ball: Ball,
     ids: Ids,
     seed: int = 0,
-    batch: int = 250,
+    batch: int | None = None,
+    view: View | None = None,
     progress: Progress | None = None,
 ) -> EpsCurve:
     """Return strict accuracy at each of ``radii(ball)``.
@@ -63,7 +65,16 @@ def eps_curve(  # noqa: PLR0913 - as evaluate
     for radius in eps[1:]:
         attack = eps_attack(make_ball(ball.norm, radius))
         result = run_attack(
-            attack, model, x, y, ids=ids, seed=seed, batch=batch, name=f"eps {radius:.3g}", progress=progress
+            attack,
+            model,
+            x,
+            y,
+            ids=ids,
+            seed=seed,
+            batch=batch,
+            view=view,
+            name=f"eps {radius:.3g}",
+            progress=progress,
         )
         accuracy.append(float(np.mean(natural & ~result.fooled_any)))
     return EpsCurve(eps, accuracy, len(x))

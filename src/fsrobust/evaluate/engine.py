@@ -1,9 +1,9 @@
 """Run attacks over a data set and keep what they found, one record per attack."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -12,16 +12,23 @@ from torch import Tensor, nn
 
 from fsrobust.attacks import Attack, Ball, Search, make_attack, search
 from fsrobust.attacks.base import predict
+from fsrobust.attacks.compiled import first_line, is_out_of_memory
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
-from fsrobust.data.batches import evaluation_batches
+from fsrobust.attacks.view import View
 from fsrobust.evaluate.outcome import Bits, Outcome
+from fsrobust.evaluate.searching import choose_batch, choose_precision
 from fsrobust.types import Ids, Images, InputError, Labels
 
 Progress = Callable[[str, int, int], None]
 """Called with (attack, samples done, samples in all)."""
+Say = Callable[[str], None]
 
 GALLERY = 12
 """How many samples an attack's pictures are kept of."""
+PILOTS = 32
+"""On how many samples it is tried whether a search in low precision would find its way."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +58,15 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
     attacks: Sequence[str] = ("fgsm", "pgd20", "pgd100", "cw"),
     ids: Ids | None = None,
     seed: int = 0,
-    batch: int = 250,
+    batch: int | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "fp32",
     progress: Progress | None = None,
 ) -> Outcome:
     """Attack every sample with each of ``attacks`` and return the verdicts; nothing is written.
 
-    Verdicts rest on IEEE float32 whatever the search used; noise depends on (seed, id, attack) alone.
+    Verdicts rest on IEEE float32 whatever ``precision`` the search has ("auto": bf16 where the device is fast
+    at it and the model bears it); noise depends on (seed, id, attack) alone. Without ``batch`` as many samples
+    are attacked at once as memory and speed suggest.
 
     Raises:
         InputError: what ``perturb`` refuses, or an unknown attack.
@@ -64,8 +74,20 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
     chosen = {name: make_attack(name, ball) for name in attacks}
     ids = torch.arange(len(x)) if ids is None else ids
     natural = predict_all(model, x, batch=batch) == y.cpu().numpy()
+    searching = choose_precision(model, x[:PILOTS], y[:PILOTS], precision)
     found = {
-        name: run_attack(attack, model, x, y, ids=ids, seed=seed, batch=batch, name=name, progress=progress)
+        name: run_attack(
+            attack,
+            model,
+            x,
+            y,
+            ids=ids,
+            seed=seed,
+            batch=batch,
+            view=searching.view,
+            name=name,
+            progress=progress,
+        )
         for name, attack in chosen.items()
     }
     return Outcome(
@@ -78,14 +100,43 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
     )
 
 
-def predict_all(model: nn.Module, x: Images, *, batch: int = 250) -> NDArray[np.int64]:
+def predict_all(model: nn.Module, x: Images, *, batch: int | None = None) -> NDArray[np.int64]:
     """Return the classes predicted for clean images, in IEEE float32."""
     if len(x) == 0:
         raise InputError("Expected at least one sample to evaluate, but got none")
     with under_attack(model), ieee_fp32():
         probe = Probe(model)
-        classes = [predict(probe, x[part].clone()) for part in evaluation_batches(len(x), batch=batch)]
+        size = batch or choose_batch(model, x)
+        classes = [done for _, done in in_batches(lambda part: predict(probe, x[part].clone()), len(x), size)]
     return _numpy(torch.cat(classes))
+
+
+def in_batches(
+    work: Callable[[slice], T], count: int, batch: int, say: Say | None = None
+) -> Iterator[tuple[slice, T]]:
+    """Yield each part of 0 … count with what ``work`` makes of it; out of memory, half as many go at once.
+
+    Raises:
+        InputError: not even a single sample fits.
+    """
+    start = 0
+    while start < count:
+        part = slice(start, min(start + batch, count))
+        try:
+            done = work(part)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch == 1:
+                raise InputError(f"Not even one sample fits in memory: {first_line(error)}") from error
+            batch = max(1, min(batch, part.stop - part.start) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if say is not None:
+                say(f"out of memory: {batch} samples at once from here on")
+            continue
+        yield part, done
+        start = part.stop
 
 
 def run_attack(  # noqa: PLR0913 - as evaluate
@@ -96,15 +147,23 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     *,
     ids: Ids,
     seed: int = 0,
-    batch: int = 250,
+    batch: int | None = None,
+    view: View | None = None,
     name: str = "",
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> AttackResult:
-    """Attack all samples in batches and return what was found, in the samples' order."""
+    """Attack all samples in batches and return what was found, in the samples' order.
+
+    ``view`` is what the attack queries instead of ``model``; the verdicts are the model's.
+    """
     started = time.perf_counter()
     found: list[Search] = []
-    for part in evaluation_batches(len(x), batch=batch):
-        done = search(attack, model, x[part], y[part], ids=ids[part], seed=seed)
+
+    def attack_part(part: slice) -> Search:
+        return search(attack, model, x[part], y[part], ids=ids[part], seed=seed, view=view)
+
+    for part, done in in_batches(attack_part, len(x), batch or choose_batch(model, x), say):
         found.append(done)
         if progress is not None:
             progress(name, part.stop, len(x))

@@ -15,6 +15,7 @@ from torch import nn
 from fsrobust.attacks import Attack, Ball
 from fsrobust.data import Dataset
 from fsrobust.evaluate.outcome import Outcome
+from fsrobust.evaluate.searching import Precision
 from fsrobust.plugin import config_of
 from fsrobust.records import (
     FORMAT,
@@ -56,7 +57,10 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One model on one set of samples in one ball: what all its records share."""
+    """One model on one set of samples in one ball: what all its records share.
+
+    ``precision`` is the search's; verdicts are in IEEE float32.
+    """
 
     folder: Path
     subject: Subject
@@ -64,15 +68,18 @@ class Study:
     total: int
     ball: Ball
     seed: int = 0
+    precision: Precision = "fp32"
+    remark: str | None = None
 
     def announce(self) -> str:
         """Return what is about to be evaluated, in a sentence."""
         n, checkpoint = len(self.data), self.subject.checkpoint
         what = self.subject.source + (f" ({checkpoint} checkpoint)" if checkpoint else "")
         where = f"all {n}" if n == self.total else f"{n} of {self.total} (drawn by seed {self.seed})"
+        remark = f"; {self.remark}" if self.remark else ""
         return (
             f"Evaluating {what} on {where} {self.data.split} samples of {self.data.name}, "
-            f"{self.ball.norm}, eps {format_eps(self.ball.eps)}"
+            f"{self.ball.norm}, eps {format_eps(self.ball.eps)}, {self.precision} search, fp32 verdict{remark}"
         )
 
     def key(self, kind: str, what: object) -> str:
@@ -86,7 +93,7 @@ class Study:
             "ball": describe_ball(self.ball),
             "data": self.data.sha256,
             "ids": digest(self.data.ids.cpu().numpy().tobytes()),
-            "precision": "fp32",
+            "precision": self.precision,
             "seed": self.seed,
         }
 
@@ -126,7 +133,7 @@ class Study:
                 "class_names": list(self.data.class_names),
             },
             "seed": self.seed,
-            "precision": "fp32",
+            "precision": self.precision,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "provenance": provenance(device_of(self.subject.model)),
         }

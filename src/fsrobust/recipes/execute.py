@@ -4,6 +4,7 @@ import importlib
 import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -11,7 +12,11 @@ from torch import nn
 from fsrobust.attacks import ATTACKS, SUITES, Ball, make_ball
 from fsrobust.config import Run, parse_fraction
 from fsrobust.data import Dataset, draw, load_dataset
+from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject
+from fsrobust.evaluate.engine import PILOTS
+from fsrobust.evaluate.searching import choose_precision
+from fsrobust.evaluate.store import device_of
 from fsrobust.plugin import build, config_of
 from fsrobust.records import read_json
 from fsrobust.seeding import derive
@@ -150,10 +155,13 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     eps: str | None = None,
     limit: int | None = 1000,
     seed: int = 0,
+    precision: Literal["auto", "fp32", "bf16"] = "fp32",
     out: Path | None = None,
     device: torch.device | None = None,
 ) -> Study:
     """Return the study of a target: its own data and ball unless told otherwise, ``limit`` test samples.
+
+    ``precision`` is the search's; "auto" is bf16 where the device is fast at it and the model bears it.
 
     Raises:
         InputError: what to evaluate on is not known, or does not fit the model.
@@ -168,7 +176,9 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     chosen = draw(test, count=limit, seed=seed) if limit is not None else test
     folder = out or target.folder or Path("runs") / f"audit-{_slug(target.subject.source)}"
     subject = replace(target.subject, model=target.subject.model.to(device or torch.device("cpu")))
-    return Study(folder, subject, chosen, len(test), ball, seed)
+    pilots = chosen.select(torch.arange(min(PILOTS, len(chosen)))).to(device_of(subject.model))
+    searching = choose_precision(subject.model, pixels(pilots.images), pilots.labels, precision)
+    return Study(folder, subject, chosen, len(test), ball, seed, searching.precision, searching.why)
 
 
 def _check_fit(model: nn.Module, channels: int, classes: int, name: str) -> None:

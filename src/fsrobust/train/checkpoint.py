@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fsrobust.models import ModelConfig
 from fsrobust.plugin import build, config_of
 from fsrobust.records import FORMAT, write_bytes
+from fsrobust.train.packing import find_packed
 from fsrobust.types import InputError
 
 WEIGHTS: Final = "weights.safetensors"
@@ -199,19 +200,25 @@ def _model_config(fields: dict[str, Any]) -> ModelConfig:
 def load(source: str | os.PathLike[str], *, checkpoint: str = "last") -> nn.Module:
     """Return a trained model in eval mode, from a run directory or a weights file.
 
+    A directory without checkpoints may hold packed weights in ``weights/`` instead.
+
     Raises:
         InputError: nothing there, damaged files, or weights of a foreign network (make that network yourself
             and give it the tensors).
     """
     path = Path(source)
-    file = find_checkpoint(path, checkpoint) / WEIGHTS if path.is_dir() else path
-    tensors, config = read_weights(file)
+    files = [path]
+    if path.is_dir():
+        files = find_packed(path / "weights", checkpoint) or [find_checkpoint(path, checkpoint) / WEIGHTS]
+    tensors, config = read_weights(files[0])
+    for file in files[1:]:
+        tensors |= read_weights(file)[0]
     if config is None:
-        raise InputError(f'"{file}" does not say which network its weights belong to')
+        raise InputError(f'"{files[0]}" does not say which network its weights belong to')
     with torch.random.fork_rng(devices=[]):  # the weights about to be overwritten cost the caller no draws
         model = build(config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f'"{file}" does not fit its own header: {error}') from error
+        raise InputError(f'"{files[0]}" does not fit its own header: {error}') from error
     return model.eval()

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsrobust.attacks import PGD, Ball, Linf
-from fsrobust.plugin import Guarded, recalibration_loss, separation_loss
+from fsrobust.plugin import Guarded, Parts, recalibration_loss, separation_loss
 from fsrobust.types import Images, Labels, Logits
 
 
@@ -55,13 +56,22 @@ def classify(model: nn.Module, x: Images, y: Labels, weights: FSRWeights) -> Los
         "classification": classification.detach(),
         "separation": separation.detach(),
         "recalibration": recalibration.detach(),
-        "mask_mean": _mean([mask.detach().mean() for mask in parts.mask]),
+        **mask_statistics(parts),
     }
     return Loss(total, terms, logits.detach())
 
 
-def _mean(values: list[Tensor]) -> Tensor:
-    return sum(values[1:], start=values[0]) / len(values)
+def mask_statistics(parts: Parts) -> dict[str, Tensor]:
+    """Return the mask's mean and its shares below 0.1 and above 0.9, averaged over insertion points.
+
+    A mask that is all near 0 or all near 1 separates nothing; one that is near neither is no mask.
+    """
+    masks = [mask.detach() for mask in parts.mask]
+    return {
+        "mask_mean": torch.stack([mask.mean() for mask in masks]).mean(),
+        "mask_near_0": torch.stack([(mask < 0.1).float().mean() for mask in masks]).mean(),
+        "mask_near_1": torch.stack([(mask > 0.9).float().mean() for mask in masks]).mean(),
+    }
 
 
 @dataclass(frozen=True)

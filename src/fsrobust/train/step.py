@@ -10,7 +10,7 @@ from torch import nn
 
 from fsrobust.attacks.compiled import compiled_or_eager
 from fsrobust.attacks.probe import Probe, under_attack
-from fsrobust.attacks.view import FrozenView, Plain, View
+from fsrobust.attacks.view import FrozenView, Plain, View, multiplies_bf16
 from fsrobust.seeding import Noise
 from fsrobust.train.objectives import Loss, Objective
 from fsrobust.train.telemetry import Laps
@@ -115,21 +115,6 @@ def fast_step(
         compiled=compiled,
         notes=view.notes,
     )
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Return whether bf16 products are native on the device; emulated ones are slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        capability = torch.backends.cpu.get_cpu_capability()
-        return capability.startswith("AVX512") and _cpu_has_bf16()
-    return False
-
-
-def _cpu_has_bf16() -> bool:
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # new in torch 2.6, private still
-    return bool(supported()) if supported is not None else False
 
 
 class MakeStep(Protocol):

@@ -1,0 +1,1 @@
+"""One script for each claim about cost; run as `python -m benchmarks.NAME`."""

@@ -1,0 +1,86 @@
+"""A row of a table in one sitting: train, pack the weights, evaluate exactly those, leave a folder to carry away."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fsrobust.config import Run
+from fsrobust.data import Dataset
+from fsrobust.evaluate import Outcome, carry_out
+from fsrobust.evaluate.engine import Progress
+from fsrobust.recipes.execute import find_target, plan_study, train_run
+from fsrobust.train import Reporter, load
+from fsrobust.train.packing import find_packed, pack
+
+CHECKPOINTS = ("last", "best")
+_KEPT_FOR_EVALUATION = 0.25
+"""Share of the time limit that training leaves alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What a row left behind: outcomes by checkpoint; ``stopped`` says why it is not finished, if it is not."""
+
+    folder: Path
+    outcomes: dict[str, Outcome]
+    stopped: str | None = None
+
+
+def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
+    run: Run,
+    data: Dataset,
+    *,
+    work: Path,
+    out: Path,
+    attacks: Sequence[str],
+    limit: int | None = None,
+    root: Path | None = None,
+    device: torch.device,
+    time_limit: float | None = None,
+    reporter: Reporter,
+    progress: Progress | None = None,
+    say: Callable[[str], None],
+) -> Row:
+    """Train ``run`` in ``work`` (or go on there), pack its weights into ``out``, and evaluate them there.
+
+    ``out`` becomes a run directory without checkpoints: configuration, metrics, packed weights, records. Stopped
+    at any time, the same call goes on. ``limit`` draws so many test samples, None takes all.
+    """
+    started = time.monotonic()
+    history = train_run(
+        run,
+        data,
+        out=work,
+        device=device,
+        resume=(work / "config.json").exists(),
+        time_limit=None if time_limit is None else (1 - _KEPT_FOR_EVALUATION) * time_limit,
+        reporter=reporter,
+    )
+    if history.stopped:
+        return Row(out, {}, f"training stopped: {history.stopped}")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy2(work / name, out / name)
+    outcomes: dict[str, Outcome] = {}
+    for checkpoint in CHECKPOINTS:
+        if checkpoint == "best" and history.best_epoch is None:
+            continue
+        if time_limit is not None and time.monotonic() - started > time_limit:
+            return Row(out, outcomes, "the time limit is reached; what is evaluated is on record")
+        if not find_packed(out / "weights", checkpoint):
+            pack(load(work, checkpoint=checkpoint), out / "weights", checkpoint)
+        study = plan_study(
+            find_target(str(out), checkpoint=checkpoint),
+            root=root,
+            limit=limit,
+            seed=run.train.seed,
+            precision="auto",
+            device=device,
+        )
+        say(study.announce())
+        outcomes[checkpoint] = carry_out(study, attacks, curve_samples=200, progress=progress, say=say)
+    return Row(out, outcomes)

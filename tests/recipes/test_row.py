@@ -1,0 +1,83 @@
+"""A row in miniature: stopped and continued, its numbers are those of the packed weights."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsrobust.attacks import Linf
+from fsrobust.config import override
+from fsrobust.data import load_dataset
+from fsrobust.data.batches import pixels
+from fsrobust.evaluate import evaluate
+from fsrobust.evaluate.engine import PILOTS
+from fsrobust.recipes import recipe
+from fsrobust.recipes.row import Row, make_row
+from fsrobust.train import load
+from tests.runs import Listener
+
+
+def row(folder: Path, time_limit: float | None = None) -> Row:
+    """Make a row of a short training on digits."""
+    run = override(recipe("digits-at-fsr"), ["train.epochs=2", "model.width=4"])
+    listener = Listener()
+    return make_row(
+        run,
+        load_dataset("digits", "train"),
+        work=folder / "work",
+        out=folder / "out",
+        attacks=["fgsm", "pgd20"],
+        limit=PILOTS,
+        device=torch.device("cpu"),
+        time_limit=time_limit,
+        reporter=listener,
+        say=listener.say,
+    )
+
+
+def test_a_row_is_stopped_continued_and_carried_away(tmp_path: Path) -> None:
+    """Out of time it leaves no numbers; continued, it leaves weights, records, metrics and no checkpoints."""
+    stopped = row(tmp_path, time_limit=0.0)
+    assert stopped.stopped is not None
+    assert "time limit" in stopped.stopped
+    assert stopped.outcomes == {}
+    done = row(tmp_path)
+    assert done.stopped is None
+    assert set(done.outcomes) == {"last", "best"}
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} >= {"config.json", "metrics.jsonl", "weights", "eval"}
+    assert not (out / "checkpoints").exists()
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_numbers_are_those_of_the_packed_weights(tmp_path: Path) -> None:
+    """Evaluating what can be carried away gives the record, to the sample."""
+    done = row(tmp_path)
+    test = load_dataset("digits", "test")
+    ids = torch.from_numpy(done.outcomes["last"].ids)
+    kept = torch.isin(test.ids, ids)
+    chosen = test.select(kept.nonzero()[:, 0])
+    again = evaluate(
+        load(tmp_path / "out"),
+        pixels(chosen.images),
+        chosen.labels,
+        ball=Linf(0.15),
+        attacks=["fgsm", "pgd20"],
+        ids=chosen.ids,
+        precision="auto",
+    )
+    for name in ("natural", "fgsm", "pgd20"):
+        assert again.correct(name).tolist() == done.outcomes["last"].correct(name).tolist()
+    record = json.loads(next((tmp_path / "out" / "eval").glob("*/record.json")).read_text())
+    assert record["precision"] in ("fp32", "bf16")
+
+
+def test_a_second_call_runs_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is on record."""
+    first = row(tmp_path)
+    study = importlib.import_module("fsrobust.evaluate.study")  # evaluate is also a function's name
+    monkeypatch.setattr(study, "run_attack", lambda *_a, **_k: pytest.fail("ran again"))
+    second = row(tmp_path)
+    assert second.outcomes["last"].summary() == first.outcomes["last"].summary()
