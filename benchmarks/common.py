@@ -1,13 +1,16 @@
 """What every benchmark shares: fair timing, the machine's peak, a file and a picture of the result."""
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from fsrobust.attacks.view import multiplies_bf16
 from fsrobust.records import provenance, write_json
@@ -58,17 +61,39 @@ def matmul_peak(device: torch.device) -> dict[str, float]:
         if name == "bf16" and not multiplies_bf16(device):
             continue
         a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
-        torch.mm(a, b)
-        peaks[name] = 2 * side**3 / min(seconds(lambda a=a, b=b: torch.mm(a, b), device) for _ in range(5))
+        product = functools.partial(torch.mm, a, b)
+        product()
+        peaks[name] = 2 * side**3 / min(seconds(product, device) for _ in range(5))
     return peaks
 
 
+class _Counter(TorchDispatchMode):
+    """Adds up what torch's own table says each product and convolution costs.
+
+    (torch's FlopCounterMode also follows modules, and does not bear `autograd.grad` inside a step.)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation and count it."""
+        del types
+        out = function(*args, **(kwargs or {}))
+        cost = flop_registry.get(function._overloadpacket)
+        if cost is not None:
+            self.total += cost(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def flops(work: Callable[[], object]) -> int:
-    """Return the floating-point operations of the products and convolutions in ``work``, as torch counts them."""
-    counter = FlopCounterMode(display=False)
-    with counter:
+    """Return the floating-point operations of the products and convolutions in ``work``."""
+    with _Counter() as counter:
         work()
-    return counter.get_total_flops()
+    return counter.total
 
 
 def save(options: argparse.Namespace, name: str, device: torch.device, **content: object) -> None:

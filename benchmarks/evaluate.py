@@ -41,7 +41,7 @@ def main() -> None:
                     ball=study.ball,
                     attacks=[name],
                     ids=data.ids,
-                    precision=precision,  # type: ignore[arg-type]
+                    precision=precision,
                 )
                 took = time.perf_counter() - started
                 seconds.setdefault(name, {}).setdefault(precision, []).append(took)

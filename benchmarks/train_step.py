@@ -1,6 +1,6 @@
-"""Time one training step of both engines, in turn, in one process; print medians, ratio, share of the peak.
+r"""Time one training step of both engines, in turn, in one process; print medians, ratio, share of the peak.
 
-    python -m benchmarks.train_step --recipe cifar10-resnet18-at --recipe cifar10-resnet18-at-fsr \\
+    python -m benchmarks.train_step --recipe cifar10-resnet18-at --recipe cifar10-resnet18-at-fsr \
         --batch 32 --batch 128 --json results/benchmarks/train_step_cpu.json
 
 A step is augmentation, attack, loss, backward and optimiser on data that is already on the device, as a run

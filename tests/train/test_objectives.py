@@ -59,11 +59,13 @@ def test_terms_are_the_parts_of_the_total() -> None:
     weights = FSRWeights(0.5, 3.0)
     loss = AT(Linf(0.1), fsr=weights).loss(guarded(), images(6), images(6), Y)
     terms = loss.terms
-    assert set(terms) == {"classification", "separation", "recalibration", "mask_mean"}
+    masks = {"mask_mean", "mask_near_0", "mask_near_1"}
+    assert set(terms) == {"classification", "separation", "recalibration", *masks}
     total = terms["classification"] + 0.5 * terms["separation"] + 3.0 * terms["recalibration"]
     torch.testing.assert_close(total, loss.total.detach(), rtol=1e-6, atol=0)
     assert not any(term.requires_grad for term in terms.values())
     assert 0 < terms["mask_mean"].item() < 1
+    assert terms["mask_near_0"] + terms["mask_near_1"] < 1
 
 
 def test_the_weights_reach_the_gradient() -> None:
