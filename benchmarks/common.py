@@ -93,7 +93,8 @@ def flops(work: Callable[[], object]) -> int:
     """Return the floating-point operations of the products and convolutions in ``work``."""
     with _Counter() as counter:
         work()
-    return counter.total
+    total: int = counter.total
+    return total
 
 
 def save(options: argparse.Namespace, name: str, device: torch.device, **content: object) -> None:

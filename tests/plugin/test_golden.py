@@ -1,4 +1,4 @@
-"""Our ResNet-18 with the plug-in, and our attacks on it, against what the authors' code computed."""
+"""Our networks with the plug-in, and our attacks on them, against what the authors' code computed."""
 
 import json
 import math
@@ -46,14 +46,36 @@ def golden() -> dict[str, Tensor]:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
-    """ResNet-18 with the formula's weights, saved under the authors' names, loaded as users load theirs."""
-    file = tmp_path_factory.mktemp("authors") / "resnet18.pth"
-    torch.save(authors_weights("resnet18"), file)
-    loaded = load_authors(file, "resnet18", classes=10)
+def made(network: str, folder: Path) -> Guarded:
+    """Return a network with the formula's weights, saved under the authors' names, loaded as users load theirs."""
+    file = folder / f"{network}.pth"
+    torch.save(authors_weights(network), file)
+    loaded = load_authors(file, network, classes=10)
+    file.unlink()  # some are large
     assert isinstance(loaded, Guarded)
     return loaded
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Guarded:
+    """ResNet-18."""
+    return made("resnet18", tmp_path_factory.mktemp("authors"))
+
+
+@pytest.mark.parametrize("network", ["vgg16", pytest.param("wrn34_10", marks=pytest.mark.slow)])
+def test_the_other_networks_equal_the_authors(
+    network: str, golden: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Logits, auxiliary logits and mask of VGG16 and WRN-34-10; no entry of theirs is left out but the unused."""
+    ours = made(network, tmp_path)
+    theirs = [name for name, _ in json.loads((GOLDEN / "authors_state_dict.json").read_text())[network]]
+    assert len(ours.state_dict()) == len([name for name in theirs if not name.startswith("sub_block1.")])
+    with torch.no_grad():
+        parts = ours.parts(golden["x"])
+        assert_equal_scores(ours(golden["x"]), golden[f"{network}/logits"])
+    for part in ("robust", "nonrobust", "recalibrated"):
+        assert_equal_scores(getattr(parts, part)[0], golden[f"{network}/{part}"])
+    torch.testing.assert_close(parts.mask[0], golden[f"{network}/mask"], rtol=1e-4, atol=1e-4)
 
 
 def assert_equal_scores(ours: Tensor, theirs: Tensor) -> None:

@@ -4,13 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fsrobust.models.config import ModelConfig
-from fsrobust.models.normalize import Normalize
+from fsrobust.models.config import ModelConfig, whole_width
+from fsrobust.models.stem import conv3x3, first_convolution, first_pool, normalisation
 from fsrobust.types import Features, Images, Logits
-
-
-def _conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -18,9 +14,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(channels_in, channels_out, stride)
+        self.conv1 = conv3x3(channels_in, channels_out, stride)
         self.bn1 = nn.BatchNorm2d(channels_out)
-        self.conv2 = _conv3x3(channels_out, channels_out)
+        self.conv2 = conv3x3(channels_out, channels_out)
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.shortcut = nn.Sequential()
         if stride != 1 or channels_in != channels_out:
@@ -46,15 +42,11 @@ class ResNet(nn.Module):
 
     def __init__(self, config: ModelConfig, *, blocks: tuple[int, ...], strides: tuple[int, ...]) -> None:
         super().__init__()
-        width, imagenet = config.width, config.stem == "imagenet"
-        self.normalize = Normalize(*config.normalize) if config.normalize else nn.Identity()
-        self.conv1 = (
-            nn.Conv2d(config.channels, width, 7, stride=2, padding=3, bias=False)
-            if imagenet
-            else _conv3x3(config.channels, width)
-        )
+        width = whole_width(config)
+        self.normalize = normalisation(config)
+        self.conv1 = first_convolution(config, width)
         self.bn1 = nn.BatchNorm2d(width)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
+        self.pool = first_pool(config)
         self.stages = [f"layer{k}" for k in range(1, len(blocks) + 1)]
         channels_in = width
         for k, (name, count, stride) in enumerate(zip(self.stages, blocks, strides, strict=True)):

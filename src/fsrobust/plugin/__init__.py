@@ -3,10 +3,10 @@
 from fsrobust.plugin.attach import Guarded as Guarded
 from fsrobust.plugin.attach import Parts as Parts
 from fsrobust.plugin.attach import attach as attach
+from fsrobust.plugin.authors import load_authors as load_authors
 from fsrobust.plugin.create import build as build
 from fsrobust.plugin.create import config_of as config_of
 from fsrobust.plugin.create import create_model as create_model
-from fsrobust.plugin.create import load_authors as load_authors
 from fsrobust.plugin.loss import most_likely_wrong as most_likely_wrong
 from fsrobust.plugin.loss import recalibration_loss as recalibration_loss
 from fsrobust.plugin.loss import separation_loss as separation_loss

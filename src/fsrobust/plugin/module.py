@@ -65,10 +65,15 @@ class FSR(nn.Module):
         self.recalibration = _three_convolutions(channels)
         self.aux = nn.Linear(channels, classes)
         self.tape: list[Separated] | None = None
+        self.init = init
         if init == "identity":
-            last = self.recalibration[-1]
-            assert isinstance(last, nn.Conv2d)
-            nn.init.zeros_(last.weight)
+            self.start_as_identity()
+
+    def start_as_identity(self) -> None:
+        """Zero R's last convolution: the output is the input until training moves it."""
+        last = self.recalibration[-1]
+        assert isinstance(last, nn.Conv2d)
+        nn.init.zeros_(last.weight)
 
     def extra_repr(self) -> str:
         """Return what is no weight."""
