@@ -104,7 +104,7 @@ def test_the_last_setting_wins() -> None:
         ("objective.norm=l1", "'linf' or 'l2'"),
         ("objective.eps=8/0", "such as 8/255"),
         ("model.tau=0", "tau above 0"),
-        ("model.width=0", "model.width to be at least 1"),
+        ("model.width=0", "model.width above 0"),
         ("model.stem=big", "cifar"),
     ],
 )

@@ -8,9 +8,9 @@ import fsrobust
 from fsrobust.records import package_version
 
 PUBLIC = {
-    "ATTACKS", "AT", "DATASETS", "Dataset", "InputError", "L2", "Linf", "MODELS", "Natural", "Outcome",
-    "TrainConfig", "attach", "create_model", "evaluate", "fit", "load", "load_authors", "load_dataset",
-    "perturb", "report",
+    "ATTACKS", "AT", "DATASETS", "Dataset", "FSRWeights", "InputError", "L2", "Linf", "MART", "MODELS",
+    "Natural", "Outcome", "TRADES", "TrainConfig", "attach", "create_model", "evaluate", "fit", "load",
+    "load_authors", "load_dataset", "perturb", "report",
 }  # fmt: skip
 CORE = ["models", "plugin", "attacks", "train", "evaluate", "records"]
 AROUND = ["pydantic", "typer", "click", "rich", "matplotlib", "jinja2", "pooch", "sklearn", "PIL"]

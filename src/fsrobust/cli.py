@@ -224,8 +224,10 @@ def data_list(as_json: Json = False) -> None:
         _print({"datasets": rows})
         return
     for name, spec in DATASETS.items():
-        typer.echo(f"{name:<12}{spec.title} ({spec.classes} classes)")
-    typer.echo("npz:FILE    your own arrays\nfolder:PATH your own images, train/CLASS/… and test/CLASS/…")
+        typer.echo(f"{name:<16}{spec.title} ({spec.classes} classes)")
+    typer.echo("synthetic:NAME  made-up images of a set's shape and classes, to try things out")
+    typer.echo("npz:FILE        your own arrays")
+    typer.echo("folder:PATH     your own images, train/CLASS/… and test/CLASS/…")
 
 
 @data_app.command("fetch")

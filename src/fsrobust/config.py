@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from fsrobust.attacks import Ball, make_ball
 from fsrobust.evaluate.store import format_eps
 from fsrobust.models import ModelConfig
-from fsrobust.train import AT, FSRWeights, Natural, Objective, TrainConfig
+from fsrobust.plugin.loss import Nonrobust
+from fsrobust.train import AT, MART, TRADES, FSRWeights, Natural, Objective, TrainConfig
 from fsrobust.types import InputError, unknown_name
 
 
@@ -38,22 +39,34 @@ Norm = Literal["linf", "l2"]
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What to minimise: "natural" or "at", its training attack, and FSR's weights λ."""
+    """What to minimise, its training attack, and FSR's weights λ.
 
-    name: Literal["natural", "at"] = "at"
+    ``beta`` is TRADES' β, ``mart_weight`` is MART's λ; ``nonrobust`` is what f⁻ is trained towards.
+    """
+
+    name: Literal["natural", "at", "trades", "mart"] = "at"
     norm: Norm = "linf"
     eps: Radius = 8 / 255
     steps: int = 10
     step_size: Radius = 2 / 255
     lambda_sep: float = 1.0
     lambda_rec: float = 1.0
+    nonrobust: Nonrobust = "mispredicted"
+    beta: float = 6.0
+    mart_weight: float = 5.0
+    share_noise: bool = False
 
     def make(self) -> Objective:
         """Return the objective."""
-        weights = FSRWeights(self.lambda_sep, self.lambda_rec)
+        weights = FSRWeights(self.lambda_sep, self.lambda_rec, self.nonrobust)
         if self.name == "natural":
             return Natural(weights)
-        return AT(make_ball(self.norm, self.eps), self.steps, self.step_size, weights)
+        ball = make_ball(self.norm, self.eps)
+        if self.name == "at":
+            return AT(ball, self.steps, self.step_size, weights)
+        if self.name == "trades":
+            return TRADES(ball, self.steps, self.step_size, self.beta, weights, self.share_noise)
+        return MART(ball, self.steps, self.step_size, self.mart_weight, weights, self.share_noise)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,9 @@ def test_suites_name_attacks() -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     """No steps, no restarts, a negative step and NaN are refused, and the message shows the whole attack."""
     settings = {"steps": 5, "step_size": 0.1} | wrong
-    with pytest.raises(InputError, match=r"steps, restarts ≥ 1 and step_size ≥ 0, but got PGD\(ball=Linf"):
+    with pytest.raises(
+        InputError, match=r"steps, restarts ≥ 1, step_size and jitter ≥ 0, but got PGD\(ball=Linf"
+    ):
         PGD(Linf(0.1), **settings)  # type: ignore[arg-type]
 
 

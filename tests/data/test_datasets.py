@@ -65,7 +65,7 @@ def test_digits_splits_share_nothing_and_lack_nothing() -> None:
 def test_rows_are_consistent(row: Any) -> None:
     """Each row's classes have distinct names, and what must be downloaded has a place to lie."""
     assert row.classes == len(set(row.class_names))
-    assert (row.archive is None) == (row.layouts == ())
+    assert (row.archives == ()) == (row.layouts == ())
 
 
 @pytest.mark.parametrize("inner", ["", "cifar-10-batches-bin"])
@@ -127,7 +127,7 @@ def test_a_missing_batch_is_named_and_the_other_split_read(tmp_path: Path) -> No
     [
         ("cifar01", r"did you mean cifar10\?"),
         ("CIFAR10", r"did you mean cifar10\?"),
-        ("mnist", r"among digits, cifar10, npz:FILE and folder:PATH, but got 'mnist'$"),
+        ("mnist", r"tiny-imagenet, synthetic:NAME, npz:FILE and folder:PATH, but got 'mnist'$"),
         ("npz:", "but got 'npz:'"),
         ("", "but got ''"),
     ],

@@ -62,7 +62,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         site = Site(f"http://127.0.0.1:{server.server_port}/{FILE}", content)
         archive = Archive(site.url, hashlib.md5(content, usedforsecurity=False).hexdigest(), FILE)
-        monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], archive=archive))
+        monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], archives=(archive,)))
         monkeypatch.setenv("FSROBUST_CACHE", str(tmp_path / "cache"))
         monkeypatch.delenv("FSROBUST_DATA", raising=False)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -138,7 +138,7 @@ def test_no_network_says_the_other_way(site: Site, monkeypatch: pytest.MonkeyPat
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         archive = Archive(f"http://127.0.0.1:{unused.getsockname()[1]}/{FILE}", "0" * 32, FILE)
-        monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], archive=archive))
+        monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], archives=(archive,)))
         with pytest.raises(InputError, match=r"got ConnectionError; .*FSROBUST_DATA$"):
             fetch("cifar10", quiet=True)
     assert site.asked == []

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fsrobust.data.readers import read_cifar10, read_npz
+from fsrobust.data.official import read_cifar10
+from fsrobust.data.readers import read_npz
 from fsrobust.types import InputError
 
 Arrays = dict[str, Any]

@@ -115,13 +115,11 @@ def test_the_number_of_classes_must_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_paper_place_is_the_architectures(name: str) -> None:
-    """``fsr="paper"`` is the layer of the architecture's row; "layer2" and lists mean themselves."""
-    for fsr, at in (
-        ("paper", (architecture(name).fsr_at,)),
-        ("layer2", ("layer2",)),
-        (["layer2", "paper"], ("layer2", architecture(name).fsr_at)),
-    ):
-        model = create_model(name, classes=2, width=2, fsr=fsr)
+    """``fsr="paper"`` is the layer of the architecture's row; layers and lists of them mean themselves."""
+    place = architecture(name).fsr_at
+    other = "layer2" if name.endswith(("18", "small")) else "block2"
+    for fsr, at in (("paper", (place,)), (other, (other,)), ([other, "paper"], (other, place))):
+        model = create_model(name, classes=2, width=1 if name == "vgg16" else 2, fsr=fsr)
         assert isinstance(model, Guarded)
         assert model.at == at
         assert len(model.fsr) == len(at)

@@ -11,10 +11,16 @@ from fsrobust.plugin import FSR
 from tests.helpers import warm_up
 
 
+def nets(module: FSR) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return S and R."""
+    assert module.separation is not None
+    return module.separation, module.recalibration
+
+
 def plugin(channels: int = 6, classes: int = 3, **options: float) -> FSR:
     """Return an FSR in eval mode whose BatchNorms are not at their start."""
     module = FSR(channels, classes, **options)  # type: ignore[arg-type]
-    for net in (module.separation, module.recalibration):
+    for net in nets(module):
         warm_up(net.eval(), channels=channels)
     return module.eval()
 
@@ -43,7 +49,7 @@ def test_it_is_the_papers_equations(shape: tuple[int, ...]) -> None:
     """
     module = plugin().double()
     f = torch.randn(shape, dtype=torch.float64)
-    mask = torch.sigmoid(module.separation(f) / 0.1)
+    mask = torch.sigmoid(nets(module)[0](f) / 0.1)
     separated = module.separate(f)
     expected = literal(module, f, mask)
     torch.testing.assert_close(separated.mask, mask, rtol=1e-12, atol=1e-12)
@@ -56,11 +62,11 @@ def test_it_is_the_papers_equations(shape: tuple[int, ...]) -> None:
 def test_the_noisy_mask_obeys_the_same_equations() -> None:
     """In train mode too, all five outputs come from one and the same mask."""
     module = plugin().double().train()
-    for net in (module.separation, module.recalibration):
+    for net in nets(module):
         net.eval()  # the transcription runs R again: running statistics keep R the same function
     f = torch.randn(2, 6, 4, 4, dtype=torch.float64)
     separated = module.separate(f)
-    assert not torch.allclose(separated.mask, torch.sigmoid(module.separation(f) / 0.1))
+    assert not torch.allclose(separated.mask, torch.sigmoid(nets(module)[0](f) / 0.1))
     for name, value in literal(module, f, separated.mask).items():
         torch.testing.assert_close(getattr(separated, name), value, rtol=1e-12, atol=1e-12)
 
@@ -112,7 +118,7 @@ def test_the_identity_start_can_learn() -> None:
 def test_both_nets_are_as_described() -> None:
     """S and R are Conv-BN-ReLU-Conv-BN-ReLU-Conv, 3 × 3 without bias, C → 64 → 64 → C, nothing after."""
     module = FSR(10, 3)
-    for net in (module.separation, module.recalibration):
+    for net in nets(module):
         kinds = [type(layer) for layer in net]
         assert kinds == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 2 + [nn.Conv2d]
         convolutions = [layer for layer in net if isinstance(layer, nn.Conv2d)]

@@ -43,6 +43,16 @@ def carlini_wagner(logits: Logits, y: Labels) -> PerSample:
     return -(_CONFIDENCE - margin(logits, y)).clamp_min(0)
 
 
+def kl_divergence(log_p: Logits, log_q: Logits) -> PerSample:
+    """Return KL(p ‖ q) = Σ_k p_k (log p_k − log q_k) from logarithms of probabilities.
+
+    >>> half = torch.tensor([[0.5, 0.5]]).log()
+    >>> kl_divergence(half, torch.tensor([[0.25, 0.75]]).log())
+    tensor([0.1438])
+    """
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
 Loss = Callable[[Logits, Labels], PerSample]
 
 LOSSES: Final[dict[str, Loss]] = {

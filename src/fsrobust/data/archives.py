@@ -5,8 +5,10 @@ import io
 import lzma
 import pickle
 import shutil
+import stat
 import tarfile
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,16 @@ import numpy as np
 from fsrobust.types import InputError
 
 # what the standard library raises for bad bytes in an archive, OSErrors without a number apart
-_DAMAGE: Final = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OverflowError, ValueError)
+_DAMAGE: Final = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OverflowError,
+    ValueError,
+    RuntimeError,  # zipfile's word for an encrypted member, and NotImplementedError for an unknown method
+)
 _MAX_PADDING: Final = 2**24  # tar fills its last record, of 10 kB as a rule
 
 
@@ -41,7 +52,7 @@ def reading(file: Path, expected: str) -> Iterator[None]:
 def extract(
     archive: Path, destination: Path, *, max_bytes: int = 4 * 2**30, max_members: int = 200_000
 ) -> None:
-    """Unpack a tar file, compressed or not, as the folder ``destination``, wholly or not at all.
+    """Unpack a tar or zip file as the folder ``destination``, wholly or not at all.
 
     The files appear under a hidden sibling first; one rename puts them in place of whatever was
     there. What a killed call left is cleared by the next one. One process at a time.
@@ -57,9 +68,13 @@ def extract(
         for folder in (partial, old):
             shutil.rmtree(folder, ignore_errors=True)
         partial.mkdir(parents=True)
-        with _damage_named(archive), tarfile.open(archive) as tar:
-            _unpack(tar, partial, max_bytes, max_members)
-            _check_end(tar)
+        with _damage_named(archive):
+            if zipfile.is_zipfile(archive):
+                _unpack_zip(archive, partial, max_bytes, max_members)
+            else:
+                with tarfile.open(archive) as tar:
+                    _unpack(tar, partial, max_bytes, max_members)
+                    _check_end(tar)
         if destination.exists():
             destination.replace(old)
         partial.replace(destination)
@@ -85,7 +100,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
 
 
 def _damaged(archive: Path, error: Exception) -> str:
-    return f"Expected a whole tar file, but got a damaged archive {archive} ({error}); fetch it again"
+    return f"Expected a whole archive, but got a damaged archive {archive} ({error}); fetch it again"
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int, max_members: int) -> None:
@@ -102,6 +117,31 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int, max_members: int
             _write(tar, member, folder / _safe_name(member))
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f"Expected every path once, but got {member.name!r} again") from error
+
+
+def _unpack_zip(archive: Path, folder: Path, max_bytes: int, max_members: int) -> None:
+    """Write every member below ``folder``; sizes are counted as they come out, not as the archive says."""
+    with zipfile.ZipFile(archive) as file:
+        if len(file.infolist()) > max_members:
+            raise InputError(f"Expected at most {max_members} members, but got {len(file.infolist())}")
+        left = max_bytes
+        for member in file.infolist():
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise InputError(f"Expected only files and folders, but got a link, {member.filename!r},")
+            path = folder / _inside(member.filename, is_file=not member.is_dir())
+            if member.is_dir():
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with file.open(member) as source, path.open("xb") as target:
+                    while block := source.read(2**20):
+                        left -= len(block)
+                        if left < 0:
+                            raise InputError(f"Expected at most {max_bytes} bytes, but got more")
+                        target.write(block)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise InputError(f"Expected every path once, but got {member.filename!r} again") from error
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
@@ -123,10 +163,14 @@ def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
     if not (member.isreg() or member.isdir()) or member.size < 0:
         kind = "a link" if member.issym() or member.islnk() else "a device or an unknown kind"
         raise InputError(f"Expected only files and folders, but got {kind}, {member.name!r},")
-    path = PurePosixPath(member.name)
-    foreign = any(letter in member.name for letter in "\\:\0")  # separators and drives elsewhere
-    if path.is_absolute() or ".." in path.parts or foreign or (member.isreg() and not path.parts):
-        raise InputError(f"Expected paths inside the archive's folder, but got {member.name!r}")
+    return _inside(member.name, is_file=member.isreg())
+
+
+def _inside(name: str, *, is_file: bool) -> PurePosixPath:
+    path = PurePosixPath(name)
+    foreign = any(letter in name for letter in "\\:\0")  # separators and drives elsewhere
+    if path.is_absolute() or ".." in path.parts or foreign or (is_file and not path.parts):
+        raise InputError(f"Expected paths inside the archive's folder, but got {name!r}")
     return path
 
 

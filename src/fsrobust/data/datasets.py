@@ -14,6 +14,7 @@ from fsrobust.data.download import DATASETS as DATASETS
 from fsrobust.data.download import DatasetSpec as DatasetSpec
 from fsrobust.data.download import locate, lookup
 from fsrobust.data.readers import Samples, Split, read_folder, read_npz
+from fsrobust.data.synthetic import synthesise
 from fsrobust.seeding import Noise
 from fsrobust.types import InputError
 
@@ -108,11 +109,11 @@ class Dataset:
 def load_dataset(
     name: str, split: Split, *, root: Path | None = None, image_size: int | None = None
 ) -> Dataset:
-    """Return one split of a data set: a name of `DATASETS`, ``npz:FILE`` or ``folder:PATH``.
+    """Return one split of a data set: a name of `DATASETS`, ``npz:FILE``, ``folder:PATH``, ``synthetic:NAME``.
 
-    Official files are looked for in ``root`` and, without it, in the folder that FSROBUST_DATA
-    names, then among what was downloaded before; then they are downloaded. ``image_size`` resizes
-    the images of a folder.
+    The last are made-up images of the shape and classes of a named set. Official files are looked for in
+    ``root`` and, without it, in the folder that FSROBUST_DATA names, then among what was downloaded before;
+    then they are downloaded. ``image_size`` resizes the images of a folder.
 
     >>> digits = load_dataset("digits", "test")
     >>> len(digits), digits.classes, digits.channels, digits.image_size
@@ -147,6 +148,9 @@ def _read(name: str, split: Split, root: Path | None, image_size: int | None) ->
         )
     if kind == "npz" and path:
         return read_npz(Path(path).expanduser(), split)
+    if kind == "synthetic" and path:
+        like = lookup(path)
+        return synthesise(like.channels, like.image_size, like.class_names, split)
     spec = lookup(name)
     return spec.read(locate(name, split, root=root) if spec.layouts else (), split)
 

@@ -13,17 +13,31 @@ from pathlib import Path
 from typing import Final
 
 from fsrobust.data.archives import extract
-from fsrobust.data.readers import CIFAR10_CLASSES, DIGITS_CLASSES, Samples, Split, read_cifar10, read_digits
+from fsrobust.data.official import (
+    CIFAR10_CLASSES,
+    CIFAR100_CLASSES,
+    DIGITS_CLASSES,
+    read_cifar10,
+    read_cifar100,
+    read_digits,
+    read_svhn,
+    read_tiny_imagenet,
+)
+from fsrobust.data.readers import Samples, Split
 from fsrobust.types import InputError
 
 
 @dataclass(frozen=True)
 class Archive:
-    """An official archive: where it is, its publisher's checksum, and its name on disk."""
+    """An official archive: where it is, its publisher's checksum, and its name on disk.
+
+    ``packed`` is False for a file that is used as it comes.
+    """
 
     url: str
     md5: str
     file: str
+    packed: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class DatasetSpec:
     """A row of `DATASETS`: what is known of a data set before it is read.
 
     ``read`` takes a split's files, as one of ``layouts`` names them, and the split. Data that some
-    package brings along have no layouts and no archive.
+    package brings along have no layouts and no archives.
     """
 
     title: str
@@ -52,7 +66,7 @@ class DatasetSpec:
     image_size: tuple[int, int]
     class_names: tuple[str, ...]
     read: Callable[[Sequence[Path], Split], Samples]
-    archive: Archive | None = None
+    archives: tuple[Archive, ...] = ()
     layouts: tuple[Layout, ...] = ()
 
     @property
@@ -77,10 +91,12 @@ DATASETS: Final[dict[str, DatasetSpec]] = {
         image_size=(32, 32),
         class_names=CIFAR10_CLASSES,
         read=read_cifar10,
-        archive=Archive(
-            url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-            md5="c32a1d4ab5d03f1284b67883e8d87530",
-            file="cifar-10-binary.tar.gz",
+        archives=(
+            Archive(
+                url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                md5="c32a1d4ab5d03f1284b67883e8d87530",
+                file="cifar-10-binary.tar.gz",
+            ),
         ),
         layouts=(
             Layout(
@@ -89,6 +105,63 @@ DATASETS: Final[dict[str, DatasetSpec]] = {
                 test=("test_batch.bin",),
             ),
             Layout(folder="cifar-10-batches-py", train=_BATCHES, test=("test_batch",)),
+        ),
+    ),
+    "cifar100": DatasetSpec(
+        title="CIFAR-100, fine labels",
+        channels=3,
+        image_size=(32, 32),
+        class_names=CIFAR100_CLASSES,
+        read=read_cifar100,
+        archives=(
+            Archive(
+                url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+                md5="03b5dce01913d631647c71ecec9e9cb8",
+                file="cifar-100-binary.tar.gz",
+            ),
+        ),
+        layouts=(
+            Layout(folder="cifar-100-binary", train=("train.bin",), test=("test.bin",)),
+            Layout(folder="cifar-100-python", train=("train",), test=("test",)),
+        ),
+    ),
+    "svhn": DatasetSpec(
+        title="SVHN, cropped digits, without the extra split",
+        channels=3,
+        image_size=(32, 32),
+        class_names=DIGITS_CLASSES,
+        read=read_svhn,
+        archives=(
+            Archive(
+                url="http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+                md5="e26dedcc434d2e4c54c9b2d4a06d8373",
+                file="train_32x32.mat",
+                packed=False,
+            ),
+            Archive(
+                url="http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+                md5="eb5a983be6a315427106f1b164d9cef3",
+                file="test_32x32.mat",
+                packed=False,
+            ),
+        ),
+        layouts=(Layout(folder="svhn", train=("train_32x32.mat",), test=("test_32x32.mat",)),),
+    ),
+    "tiny-imagenet": DatasetSpec(
+        title="Tiny ImageNet, its validation images as test",
+        channels=3,
+        image_size=(64, 64),
+        class_names=tuple(f"class {k}" for k in range(200)),  # words.txt knows better once it is there
+        read=read_tiny_imagenet,
+        archives=(
+            Archive(
+                url="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+                md5="90528d7ca1a48142e341f4ef8d21d0de",
+                file="tiny-imagenet-200.zip",
+            ),
+        ),
+        layouts=(
+            Layout(folder="tiny-imagenet-200", train=("wnids.txt",), test=("val/val_annotations.txt",)),
         ),
     ),
 }
@@ -107,7 +180,8 @@ def lookup(name: str) -> DatasetSpec:
         near = [f"folder:{name}" if Path(name).expanduser().is_dir() else f"npz:{name}"]
     hint = f"; did you mean {near[0]}?" if near else ""
     raise InputError(
-        f"Expected a data set among {', '.join(DATASETS)}, npz:FILE and folder:PATH, but got {name!r}{hint}"
+        f"Expected a data set among {', '.join(DATASETS)}, synthetic:NAME, npz:FILE and folder:PATH, "
+        f"but got {name!r}{hint}"
     )
 
 
@@ -178,7 +252,7 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
             came has another checksum (then it is not kept).
     """
     spec = lookup(name)
-    if spec.archive is None:
+    if not spec.archives:
         raise InputError(f"Expected a data set with an archive, but {name} needs no download")
     cache = cache_folder()
     folder = cache / name
@@ -188,13 +262,24 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f".{name}.lock"):
             if not _is_whole(spec, folder):
-                extract(_download(spec, spec.archive, cache, quiet=quiet), folder)
+                for archive in spec.archives:
+                    _bring(spec, archive, cache, folder, quiet=quiet)
     except OSError as error:
         raise InputError(
             f"Expected to keep {spec.title} in {cache}, but got {error.strerror or error}; "
             "let FSROBUST_CACHE name another folder"
         ) from error
     return folder
+
+
+def _bring(spec: DatasetSpec, archive: Archive, cache: Path, folder: Path, *, quiet: bool) -> None:
+    """Download one archive and unpack it into ``folder``, or put the file where its layout has it."""
+    if archive.packed:
+        extract(_download(spec, archive, cache, quiet=quiet), folder)
+        return
+    place = folder / spec.layouts[0].folder
+    place.mkdir(parents=True, exist_ok=True)
+    _download(spec, archive, place, quiet=quiet)
 
 
 def _is_whole(spec: DatasetSpec, folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Read images and labels from the files that people have: official batches, npz files, folders.
+"""Read images and labels from the files that people have: numpy files and folders of images.
 
 Every reader returns `Samples` or raises an `InputError` that names the file; nothing is trusted.
 """
@@ -13,17 +13,13 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from fsrobust.data.archives import reading, unpickle
+from fsrobust.data.archives import reading
 from fsrobust.types import InputError
 
 Split: TypeAlias = Literal["train", "test"]
 Bytes: TypeAlias = UInt8[np.ndarray, "N C H W"]
 Numbers: TypeAlias = Int64[np.ndarray, " N"]
 
-DIGITS_CLASSES: Final = tuple("0123456789")
-CIFAR10_CLASSES: Final = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
-)  # fmt: skip
 _SPLITS: Final[tuple[Split, ...]] = ("train", "test")
 _MAX_CLASSES: Final = 2**16  # a larger label is an identifier or an overflow, not a class
 _FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
@@ -41,7 +37,7 @@ class Samples:
     class_names: tuple[str, ...]
 
 
-def _labels(where: str, y: np.ndarray, classes: int = _MAX_CLASSES) -> Numbers:
+def whole_labels(where: str, y: np.ndarray, classes: int = _MAX_CLASSES) -> Numbers:
     """Return labels as int64 [N]; a column [N, 1] is taken for [N]."""
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if y.ndim != 1 or y.size == 0 or y.dtype.kind not in "iu":
@@ -56,61 +52,6 @@ def _labels(where: str, y: np.ndarray, classes: int = _MAX_CLASSES) -> Numbers:
             f"but got {low if low < 0 else high}; number the classes from 0"
         )
     return y.astype(np.int64)
-
-
-# --- digits and CIFAR-10 ---
-
-
-def read_digits(_files: Sequence[Path], split: Split) -> Samples:
-    """Return scikit-learn's 8 × 8 digits, greys 0…16 stretched to 0…255; every fifth is test."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    ids = np.arange(len(digits.target))
-    ids = ids[(ids % 5 == 0) == (split == "test")]
-    images = np.rint(digits.images[ids, None] * (255 / 16)).astype(np.uint8)
-    return Samples(images, digits.target[ids].astype(np.int64), ids, DIGITS_CLASSES)
-
-
-def read_cifar10(files: Sequence[Path], _split: Split) -> Samples:
-    """Return the records of CIFAR-10's batches, binary (``.bin``) or pickled, in order.
-
-    A batch may hold any number of whole records.
-
-    Raises:
-        InputError: A file cannot be read, holds part of a record, or a label above 9.
-    """
-    batches = [_binary_batch(file) if file.suffix == ".bin" else _pickled_batch(file) for file in files]
-    images = np.concatenate([images for images, _ in batches]).reshape(-1, 3, 32, 32)
-    labels = np.concatenate([labels for _, labels in batches])
-    return Samples(images, labels, np.arange(len(labels)), CIFAR10_CLASSES)
-
-
-def _binary_batch(file: Path) -> tuple[np.ndarray, Numbers]:
-    """Return pixels uint8 [n, 3072] and labels [n]: a record is a label byte, then three planes."""
-    with reading(file, "a CIFAR-10 batch"):
-        content = file.read_bytes()
-    if not content or len(content) % 3073:
-        raise InputError(
-            f"Expected whole records of 3073 bytes in {file}, but got {len(content)} bytes; replace the file"
-        )
-    records = np.frombuffer(content, np.uint8).reshape(-1, 3073)
-    return records[:, 1:], _labels(str(file), records[:, 0], 10)
-
-
-def _pickled_batch(file: Path) -> tuple[np.ndarray, Numbers]:
-    """Return pixels uint8 [n, 3072] and labels [n] of a batch pickled by Python 2 or 3."""
-    with reading(file, "a pickled CIFAR-10 batch"):
-        batch = unpickle(file.read_bytes())
-        images, labels = batch[b"data"], _labels(str(file), np.asarray(batch[b"labels"]), 10)
-    expected = (len(labels), 3072)
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != expected:
-        got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
-        raise InputError(
-            f"Expected data of type uint8 and shape {expected} in {file}, "
-            f"but got {got.strip()}; replace the file"
-        )
-    return images, labels
 
 
 # --- npz files ---
@@ -134,7 +75,7 @@ def read_npz(file: Path, split: Split) -> Samples:
         np.load(stream, allow_pickle=False) as arrays,
     ):
         x, y = _npz_names(file, arrays.files)
-        labels = {part: _labels(f"{file}:{y.format(part)}", arrays[y.format(part)]) for part in _SPLITS}
+        labels = {part: whole_labels(f"{file}:{y.format(part)}", arrays[y.format(part)]) for part in _SPLITS}
         classes = 1 + max(int(values.max()) for values in labels.values())
         names = arrays["class_names"] if "class_names" in arrays.files else np.arange(classes).astype(str)
         where = f"{file}:{x.format(split)}"
@@ -255,11 +196,11 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _stack(files: Sequence[Path], image_size: int | None) -> Bytes:
     """Return the decoded files as one array."""
-    first = _rgb(files[0], image_size)
+    first = decode(files[0], image_size)
     height, width, _ = first.shape
     images = np.empty((len(files), 3, height, width), np.uint8)
     for position, file in enumerate(files):
-        pixels = _rgb(file, image_size)
+        pixels = decode(file, image_size)
         if pixels.shape != first.shape or height != width:
             raise InputError(
                 f"Expected square images of one size, but {files[0]} is {width}×{height} and {file} is "
@@ -269,7 +210,7 @@ def _stack(files: Sequence[Path], image_size: int | None) -> Bytes:
     return images
 
 
-def _rgb(file: Path, image_size: int | None) -> UInt8[np.ndarray, "H W 3"]:
+def decode(file: Path, image_size: int | None) -> UInt8[np.ndarray, "H W 3"]:
     """Return one image; only the decoders that are named may open it, and no huge one."""
     from PIL import Image
 

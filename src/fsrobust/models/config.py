@@ -23,7 +23,8 @@ class ModelConfig:
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     fsr: tuple[str, ...] = ()
     tau: float = 0.1
-    mask: Literal["gumbel"] = "gumbel"
+    mask: Literal["gumbel", "binary", "binary-st"] = "gumbel"
+    separation: Literal["net", "random", "greedy", "none"] = "net"
     fsr_init: Literal["paper", "identity"] = "paper"
 
     def __post_init__(self) -> None:
@@ -37,8 +38,6 @@ class ModelConfig:
             raise InputError(f'Expected stem "cifar" or "imagenet", but got "{self.stem}"')
         if not self.tau > 0:
             raise InputError(f"Expected tau above 0, but got {self.tau}")
-        if self.mask != "gumbel":
-            raise InputError(f'Expected mask "gumbel", but got "{self.mask}"')
         if self.fsr_init not in ("paper", "identity"):
             raise InputError(f'Expected fsr_init "paper" or "identity", but got "{self.fsr_init}"')
         if self.normalize and {len(values) for values in self.normalize} != {self.channels}:

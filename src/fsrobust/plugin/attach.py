@@ -1,7 +1,8 @@
 """Insert the plug-in into any network whose named layer yields a feature map."""
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsrobust.models import ModelConfig
-from fsrobust.plugin.module import FSR
+from fsrobust.plugin.module import FSR, Mask, Separation
 from fsrobust.types import Images, InputError, Logits, unknown_name
 
 
@@ -19,7 +20,8 @@ class Parts:
     """Logits with what the plug-in saw; lists have one entry per insertion point, in ``at``'s order.
 
     ``robust``, ``nonrobust`` and ``recalibrated`` are the auxiliary head's logits for f⁺, f⁻ and f̃⁻;
-    ``mask`` is m in (0, 1), one value per unit of the feature map.
+    ``mask`` is m in [0, 1], one value per unit of the feature map. ``separation_learns`` is False where no
+    Separation Net made it.
     """
 
     logits: Logits
@@ -27,6 +29,7 @@ class Parts:
     nonrobust: list[Logits]
     recalibrated: list[Logits]
     mask: list[Float[Tensor, "B _ _ _"]]
+    separation_learns: bool = True
 
 
 class Guarded(nn.Module):
@@ -66,16 +69,19 @@ class Guarded(nn.Module):
             nonrobust=[s.nonrobust for s in seen],
             recalibrated=[s.recalibrated for s in seen],
             mask=[s.mask for s in seen],
+            separation_learns=any(point.separation is not None for point in points),
         )
 
 
-def attach(
+def attach(  # noqa: PLR0913 - a network, places, and what a plug-in can be
     net: nn.Module,
     *,
     at: str | Sequence[str],
     classes: int,
     tau: float = 0.1,
     init: Literal["paper", "identity"] = "identity",
+    mask: Mask = "gumbel",
+    separation: Separation = "net",
     example: Images | None = None,
 ) -> Guarded:
     """Return a copy of ``net`` with the plug-in after the named layer or layers; ``net`` stays as it is.
@@ -89,35 +95,37 @@ def attach(
             tensor in a forward pass, or a network that cannot run on the example.
     """
     names = (at,) if isinstance(at, str) else tuple(at)
-    return _insert(copy.deepcopy(net), names, classes=classes, tau=tau, init=init, example=example)
+    make = functools.partial(FSR, classes=classes, tau=tau, init=init, mask=mask, separation=separation)
+    return _insert(copy.deepcopy(net), names, make, classes=classes, example=example)
 
 
 def insert_configured(net: nn.Module, config: ModelConfig) -> Guarded:
     """Put the plug-in where ``config.fsr`` says, into ``net`` itself."""
-    return _insert(
-        net,
-        config.fsr,
+    make = functools.partial(
+        FSR,
         classes=config.classes,
         tau=config.tau,
         init=config.fsr_init,
-        example=torch.zeros(1, config.channels, 32, 32),
+        mask=config.mask,
+        separation=config.separation,
     )
+    example = torch.zeros(1, config.channels, 32, 32)
+    return _insert(net, config.fsr, make, classes=config.classes, example=example)
 
 
 def _insert(
     net: nn.Module,
     names: tuple[str, ...],
+    make: Callable[[int], FSR],
     *,
     classes: int,
-    tau: float,
-    init: Literal["paper", "identity"],
     example: Images | None,
 ) -> Guarded:
     weight = next(net.parameters(), torch.zeros(()))
     if example is None:
         example = torch.zeros(1, 3, 32, 32)
     widths = _feature_channels(net, names, example.to(weight), classes=classes)
-    modules = [FSR(width, classes, tau=tau, init=init).to(weight) for width in widths]
+    modules = [make(width).to(weight) for width in widths]
     return Guarded(net, names, modules).train(net.training)
 
 

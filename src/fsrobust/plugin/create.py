@@ -7,7 +7,7 @@ from torch import nn
 
 from fsrobust.models import ModelConfig, architecture
 from fsrobust.plugin.attach import insert_configured
-from fsrobust.plugin.module import FSR
+from fsrobust.plugin.module import FSR, Mask, Separation
 
 
 class ModelOptions(TypedDict, total=False):
@@ -18,7 +18,8 @@ class ModelOptions(TypedDict, total=False):
     stem: Literal["cifar", "imagenet"]
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None
     tau: float
-    mask: Literal["gumbel"]
+    mask: Mask
+    separation: Separation
     fsr_init: Literal["paper", "identity"]
 
 
@@ -34,6 +35,7 @@ def create_model(
     ``fsr``: None for the bare network, "paper" for the place where the paper puts the plug-in, or layer
     names. Other keywords are fields of ModelConfig; weights come from torch's default generator.
 
+    >>> import torch
     >>> model = create_model("resnet_small", classes=10, channels=1, fsr="paper").eval()
     >>> model(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 10])

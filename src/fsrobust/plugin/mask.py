@@ -3,7 +3,9 @@
 from typing import Final
 
 import torch
+from torch import Tensor
 
+from fsrobust.seeding import Noise
 from fsrobust.types import Features
 
 _SMALLEST: Final = 2.0**-24  # torch.rand's grid: keeps log(u) finite without moving any other draw
@@ -32,3 +34,41 @@ def soft_mask(robustness: Features, *, tau: float, noise: Features | None = None
     """
     wide = robustness if robustness.dtype == torch.float64 else robustness.float()
     return torch.sigmoid((wide if noise is None else wide + noise) / tau)
+
+
+def binary_mask(robustness: Features, *, tau: float, straight_through: bool) -> Features:
+    """Return 1 where σ(r) ≥ ½, that is r ≥ 0, else 0; float32 or wider.
+
+    A step has no gradient: with ``straight_through`` that of σ(r/τ) stands in for it (Bengio et al., 2013).
+
+    >>> binary_mask(torch.tensor([[[[-1.0, 0.0, 1.0]]]]), tau=0.1, straight_through=False)
+    tensor([[[[0., 1., 1.]]]])
+    """
+    soft = soft_mask(robustness, tau=tau)
+    hard = (robustness >= 0).to(soft.dtype)
+    # the bracket is exactly 0: the value stays a step, the gradient is the sigmoid's
+    return hard + (soft - soft.detach()) if straight_through else hard
+
+
+def random_mask(f: Features, seed: Tensor) -> Features:
+    """Return a float32 mask that is 1 on half of the units, the same half for every sample: ``seed`` [1] draws it."""
+    units = f[0].numel()
+    draws = Noise.of(seed, "random mask").words((units,))[0]
+    return _upper_half(draws).view(1, *f.shape[1:]).expand(f.shape).float()
+
+
+def greedy_mask(f: Features) -> Features:
+    """Return a float32 mask that is 0 on the half of each sample's units with the lowest |f|, 1 elsewhere.
+
+    >>> greedy_mask(torch.tensor([[[[0.1, -2.0, 0.0, 1.0]]]]))
+    tensor([[[[0., 1., 0., 1.]]]])
+    """
+    return _upper_half(f.detach().abs().flatten(1)).view(f.shape).float()
+
+
+def _upper_half(values: Tensor) -> Tensor:
+    """Return bool, the same shape: the upper half along the last axis, ties in order of position."""
+    count = values.shape[-1]
+    order = values.argsort(dim=-1, stable=True)
+    upper = torch.zeros_like(values, dtype=torch.bool)
+    return upper.scatter(-1, order[..., count // 2 :], True)

@@ -6,9 +6,16 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
+from fsrobust.plugin.mask import binary_mask, greedy_mask, random_mask, soft_mask
 from fsrobust.plugin.mask import logistic_like as logistic_like
-from fsrobust.plugin.mask import soft_mask
-from fsrobust.types import Features, InputError, Logits
+from fsrobust.types import Features, InputError, Logits, unknown_name
+
+Mask = Literal["gumbel", "binary", "binary-st"]
+"""How r becomes a mask (Table S6); "binary-st" lends the step a gradient."""
+Separation = Literal["net", "random", "greedy", "none"]
+"""Where r comes from (Table S7): a network, or one of three stand-ins without parameters."""
+MASKS: Final[tuple[Mask, ...]] = ("gumbel", "binary", "binary-st")
+SEPARATIONS: Final[tuple[Separation, ...]] = ("net", "random", "greedy", "none")
 
 HIDDEN: Final = 64
 """Channels inside both nets, whatever the width of the feature map."""
@@ -44,7 +51,12 @@ class FSR(nn.Module):
     With r = S(f) and m the soft mask of r: f⁺ = m⊗f, f⁻ = (1 − m)⊗f, f̃⁻ = f⁻ + (1 − m)⊗R(f⁻), and the output
     is f⁺ + f̃⁻ = f + (1 − m)⊗R((1 − m)⊗f): a gated residual adapter. Any C, H and W will do. The mask is noisy
     in train mode only. ``init="identity"`` zeroes R's last convolution, so that the output is f exactly.
+
+    Ablations: ``mask`` "binary" and "binary-st" take m = 1[r ≥ 0]. ``separation`` "random" takes half of the units,
+    drawn once, "greedy" the half with the highest |f|, "none" nothing (m = 0, so the output is f + R(f)).
     """
+
+    seed: Tensor
 
     def __init__(
         self,
@@ -53,15 +65,26 @@ class FSR(nn.Module):
         *,
         tau: float = 0.1,
         init: Literal["paper", "identity"] = "paper",
+        mask: Mask = "gumbel",
+        separation: Separation = "net",
     ) -> None:
         super().__init__()
+        if mask not in MASKS:
+            raise unknown_name("mask", mask, MASKS)
+        if separation not in SEPARATIONS:
+            raise unknown_name("separation", separation, SEPARATIONS)
         if not tau > 0 or classes < 1 or init not in ("paper", "identity"):
             raise InputError(
                 'Expected tau above 0, at least one class and init "paper" or "identity", '
                 f'but got tau {tau}, {classes} classes and "{init}"'
             )
         self.tau = tau
-        self.separation = _three_convolutions(channels)
+        self.mask, self.kind = mask, separation
+        self.separation = _three_convolutions(channels) if separation == "net" else None
+        if separation == "random":
+            self.register_buffer(
+                "seed", torch.randint(2**62, (1,))
+            )  # by the run's seed, kept with the weights
         self.recalibration = _three_convolutions(channels)
         self.aux = nn.Linear(channels, classes)
         self.tape: list[Separated] | None = None
@@ -77,12 +100,22 @@ class FSR(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what is no weight."""
-        return f"tau={self.tau}"
+        return f"tau={self.tau}, mask={self.mask}, separation={self.kind}"
+
+    def _mask(self, f: Features) -> Features:
+        """Return m, float32 or wider."""
+        if self.separation is not None:
+            r = self.separation(f)
+            if self.mask == "gumbel":
+                return soft_mask(r, tau=self.tau, noise=logistic_like(r) if self.training else None)
+            return binary_mask(r, tau=self.tau, straight_through=self.mask == "binary-st")
+        if self.kind == "random":
+            return random_mask(f, self.seed)
+        return greedy_mask(f) if self.kind == "greedy" else torch.zeros_like(f, dtype=torch.float32)
 
     def _mask_and_residual(self, f: Features) -> tuple[Features, Features]:
         """Return m (float32) and (1 − m)⊗R((1 − m)⊗f) (the dtype of f)."""
-        r = self.separation(f)
-        mask = soft_mask(r, tau=self.tau, noise=logistic_like(r) if self.training else None)
+        mask = self._mask(f)
         gate = (1 - mask).to(f.dtype)
         return mask, gate * self.recalibration(gate * f)
 

@@ -8,6 +8,8 @@ from fsrobust.train.config import TrainingError as TrainingError
 from fsrobust.train.control import Reporter as Reporter
 from fsrobust.train.loop import fit as fit
 from fsrobust.train.objectives import AT as AT
+from fsrobust.train.objectives import MART as MART
+from fsrobust.train.objectives import TRADES as TRADES
 from fsrobust.train.objectives import FSRWeights as FSRWeights
 from fsrobust.train.objectives import Natural as Natural
 from fsrobust.train.objectives import Objective as Objective

@@ -1,4 +1,4 @@
-"""What training minimises: natural and adversarial training (Madry et al., 2018), with FSR's losses."""
+"""What training minimises: natural training, AT, TRADES and MART, each with FSR's losses."""
 
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fsrobust.attacks import PGD, Ball, Linf
+from fsrobust.attacks.losses import kl_divergence
 from fsrobust.plugin import Guarded, Parts, recalibration_loss, separation_loss
+from fsrobust.plugin.loss import Nonrobust
 from fsrobust.types import Images, Labels, Logits
 
 
@@ -35,30 +37,21 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class FSRWeights:
-    """λ_sep and λ_rec; unused by a model without the plug-in."""
+    """λ_sep and λ_rec, and what f⁻ is trained towards; unused by a model without the plug-in.
+
+    A plug-in whose separation is not learnt has no L_sep, whatever λ_sep.
+    """
 
     separation: float = 1.0
     recalibration: float = 1.0
+    nonrobust: Nonrobust = "mispredicted"
 
 
 def classify(model: nn.Module, x: Images, y: Labels, weights: FSRWeights) -> Loss:
     """Return CE(z, y), for a guarded model + λ_sep·L_sep + λ_rec·L_rec; one forward pass, mean reduction."""
-    if not isinstance(model, Guarded):
-        logits = model(x).float()
-        total = F.cross_entropy(logits, y)
-        return Loss(total, {"classification": total.detach()}, logits.detach())
-    parts = model.parts(x)
-    logits = parts.logits.float()
-    classification = F.cross_entropy(logits, y)
-    separation, recalibration = separation_loss(parts, y), recalibration_loss(parts, y)
-    total = classification + weights.separation * separation + weights.recalibration * recalibration
-    terms = {
-        "classification": classification.detach(),
-        "separation": separation.detach(),
-        "recalibration": recalibration.detach(),
-        **mask_statistics(parts),
-    }
-    return Loss(total, terms, logits.detach())
+    passed = _forward(model, x)
+    total = F.cross_entropy(passed.logits, y)
+    return _with_fsr(total, {"classification": total.detach()}, passed, y, weights)
 
 
 def mask_statistics(parts: Parts) -> dict[str, Tensor]:
@@ -92,7 +85,7 @@ class AT:
     """Cross-entropy on PGD's images, found in eval mode from a uniform start by the main logits alone.
 
     >>> AT(Linf(0.5), step_size=0.1).attack
-    PGD(ball=Linf(eps=0.5), steps=10, step_size=0.1, loss='ce', random_start=True, restarts=1)
+    PGD(ball=Linf(eps=0.5), steps=10, step_size=0.1, loss='ce', random_start=True, restarts=1, jitter=0.0)
     """
 
     ball: Ball = field(default_factory=lambda: Linf(8 / 255))
@@ -114,4 +107,126 @@ class AT:
         return classify(model, x_adv, y, self.fsr)
 
 
-OBJECTIVES: Final[dict[str, type[Natural] | type[AT]]] = {"natural": Natural, "at": AT}
+@dataclass(frozen=True)
+class TRADES:
+    """CE(f(x), y) + β · mean KL(p(x) ‖ p(x_adv)) (Zhang et al., 2019), gradients through both arguments.
+
+    The attack ascends that KL from x + 0.001 · N(0, 1). Loss and batch statistics come from two forward passes,
+    clean then adversarial, each with mask noise of its own unless ``share_noise``. FSR's losses are taken on the
+    adversarial one [our inference: the paper's code has no TRADES].
+    """
+
+    ball: Ball = field(default_factory=lambda: Linf(8 / 255))
+    steps: int = 10
+    step_size: float = 2 / 255
+    beta: float = 6.0
+    fsr: FSRWeights = FSRWeights()
+    share_noise: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.attack
+
+    @property
+    def attack(self) -> PGD:
+        """PGD on the divergence from the clean prediction."""
+        return PGD(self.ball, steps=self.steps, step_size=self.step_size, loss="kl", jitter=JITTER)
+
+    def loss(self, model: nn.Module, x: Images, x_adv: Images, y: Labels) -> Loss:
+        """Return the loss of a clean and an adversarial pass."""
+        clean, adversarial = _two_passes(model, x, x_adv, share_noise=self.share_noise)
+        natural = F.cross_entropy(clean, y)
+        robust = kl_divergence(clean.log_softmax(1), adversarial.logits.log_softmax(1)).mean()
+        terms = {"classification": natural.detach(), "robustness": robust.detach()}
+        return _with_fsr(natural + self.beta * robust, terms, adversarial, y, self.fsr)
+
+
+@dataclass(frozen=True)
+class MART:
+    """BCE(p(x_adv), y) + λ · mean KL(p(x) ‖ p(x_adv)) · (1 − p(x)[y]) (Wang et al., 2020).
+
+    BCE = CE(z_adv, y) − log(1.0001 − max_{k≠y} p_adv[k]); the weight multiplies the KL alone and carries a
+    gradient. The attack is PGD on the cross-entropy from x + 0.001 · N(0, 1). ``weight`` is λ: 5 for ResNet-18, 6
+    for wide ResNets. Passes, noise and FSR's losses as in TRADES.
+    """
+
+    ball: Ball = field(default_factory=lambda: Linf(8 / 255))
+    steps: int = 10
+    step_size: float = 2 / 255
+    weight: float = 5.0
+    fsr: FSRWeights = FSRWeights()
+    share_noise: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.attack
+
+    @property
+    def attack(self) -> PGD:
+        """PGD on the cross-entropy from beside the image."""
+        return PGD(self.ball, steps=self.steps, step_size=self.step_size, jitter=JITTER)
+
+    def loss(self, model: nn.Module, x: Images, x_adv: Images, y: Labels) -> Loss:
+        """Return the loss of a clean and an adversarial pass."""
+        clean, adversarial = _two_passes(model, x, x_adv, share_noise=self.share_noise)
+        log_p, log_q = clean.log_softmax(1), adversarial.logits.log_softmax(1)
+        wrong = log_q.exp().scatter(1, y[:, None], 0.0).amax(1)
+        boosted = (F.nll_loss(log_q, y, reduction="none") - (1.0001 - wrong).log()).mean()
+        doubt = 1 - log_p.exp().gather(1, y[:, None]).squeeze(1)
+        robust = (kl_divergence(log_p, log_q) * doubt).mean()
+        terms = {"classification": boosted.detach(), "robustness": robust.detach()}
+        return _with_fsr(boosted + self.weight * robust, terms, adversarial, y, self.fsr)
+
+
+JITTER: Final = 0.001
+"""Standard deviation of the start of TRADES' and MART's attacks, in pixels of [0, 1]."""
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One train-mode forward pass: float32 logits, and the plug-in's parts if there are any."""
+
+    logits: Logits
+    parts: Parts | None
+
+
+def _forward(model: nn.Module, x: Images) -> _Pass:
+    if isinstance(model, Guarded):
+        parts = model.parts(x)
+        return _Pass(_wide(parts.logits), parts)
+    return _Pass(_wide(model(x)), None)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Return logits in float32 or wider: no softmax is taken in half precision."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _two_passes(model: nn.Module, x: Images, x_adv: Images, *, share_noise: bool) -> tuple[Logits, _Pass]:
+    """Return clean logits and the adversarial pass; one batch of both would mix their batch statistics."""
+    if not share_noise:
+        return _wide(model(x)), _forward(model, x_adv)
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # what this pass draws, the next draws again
+        clean = _wide(model(x))
+    return clean, _forward(model, x_adv)
+
+
+def _with_fsr(total: Tensor, terms: dict[str, Tensor], passed: _Pass, y: Labels, weights: FSRWeights) -> Loss:
+    """Return ``total`` + λ_sep·L_sep + λ_rec·L_rec, the latter two where there is a plug-in."""
+    if passed.parts is None:
+        return Loss(total, {**terms}, passed.logits.detach())
+    recalibration = recalibration_loss(passed.parts, y)
+    total = total + weights.recalibration * recalibration
+    if passed.parts.separation_learns:
+        separation = separation_loss(passed.parts, y, nonrobust=weights.nonrobust)
+        total = total + weights.separation * separation
+        terms = {**terms, "separation": separation.detach()}
+    terms = {**terms, "recalibration": recalibration.detach(), **mask_statistics(passed.parts)}
+    return Loss(total, terms, passed.logits.detach())
+
+
+OBJECTIVES: Final[dict[str, type[Natural | AT | TRADES | MART]]] = {
+    "natural": Natural,
+    "at": AT,
+    "trades": TRADES,
+    "mart": MART,
+}
