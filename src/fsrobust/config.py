@@ -175,4 +175,4 @@ def _literal(text: str, hint: Any) -> Any:
 
 def default_folder(run: Run) -> Path:
     """Return runs/RECIPE-sSEED, where a run goes unless told otherwise."""
-    return Path("runs") / f"{run.recipe}-s{run.train.seed}"
+    return Path("runs") / f"{run.recipe.replace('/', '-')}-s{run.train.seed}"

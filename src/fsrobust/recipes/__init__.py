@@ -10,6 +10,7 @@ from fsrobust.recipes.cifar10 import (
     cifar10_resnet18_natural,
 )
 from fsrobust.recipes.digits import digits_at, digits_at_fsr, digits_natural
+from fsrobust.recipes.paper import paper_table
 from fsrobust.types import unknown_name
 
 RECIPES: Final[dict[str, Callable[[], Run]]] = {
@@ -23,11 +24,14 @@ RECIPES: Final[dict[str, Callable[[], Run]]] = {
 
 
 def recipe(name: str) -> Run:
-    """Return a run by the name of its recipe.
+    """Return a run by the name of its recipe, or of a row of the paper, such as "S5/uniform".
 
     Raises:
         InputError: no such recipe; the message names the nearest.
     """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    return RECIPES[name]()
+    if name in RECIPES:
+        return RECIPES[name]()
+    table, slash, row = name.partition("/")
+    if slash:
+        return paper_table(table).run(row)
+    raise unknown_name("recipe", name, [*RECIPES, "TABLE/ROW, such as S5/uniform"])

@@ -1,13 +1,14 @@
 """The command line: options in, one call, a sentence or a table out. It decides nothing itself."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from fsrobust.cli.data import data_app
+from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, console, print_json
+from fsrobust.cli.reproduce import reproduce
 from fsrobust.types import InputError
 
 UsageError: Any = typer.BadParameter.__base__
@@ -21,29 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Data sets: what there is, and how to get it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option("--data-root", help="Where official files lie (else FSROBUST_DATA, else download)."),
-]
-DataName = Annotated[
-    str | None,
-    typer.Option("--data", help="cifar10, digits, npz:FILE or folder:PATH instead of the recipe's."),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the first GPU if there is one.")]
-Seed = Annotated[int, typer.Option(help="What all noise and the choice of samples depend on.")]
-
-
-def _console(quiet: bool) -> Console:
-    """Return where progress goes: stderr, or nowhere."""
-    return Console(stderr=True, quiet=quiet)
-
-
-def _print(values: dict[str, Any]) -> None:
-    typer.echo(json.dumps(values, ensure_ascii=False))
+app.command()(reproduce)
 
 
 @app.command()
@@ -57,10 +37,10 @@ def demo(
     from fsrobust.recipes import demo as story
     from fsrobust.report import comparison_table
 
-    with ConsoleReporter(_console(as_json)) as reporter:
+    with ConsoleReporter(console(quiet=as_json)) as reporter:
         result = story.demo(out, seed=seed, say=reporter.say, reporter=reporter, progress=reporter.attack)
     if as_json:
-        _print(
+        print_json(
             {
                 "report": str(result.report),
                 "outcomes": {k: o.summary() for k, o in result.outcomes.items()},
@@ -104,7 +84,7 @@ def train(
     samples = load_dataset(data or run.data, "train", root=data_root)
     run = execute.adapt(run, samples) if data else run
     folder = out or default_folder(run)
-    with ConsoleReporter(_console(as_json)) as reporter:
+    with ConsoleReporter(console(quiet=as_json)) as reporter:
         history = execute.train_run(
             run,
             samples,
@@ -116,7 +96,7 @@ def train(
         )
     if as_json:
         last = history.rows[-1] if history.rows else None
-        _print(
+        print_json(
             {"run": str(folder), "best_epoch": history.best_epoch, "stopped": history.stopped, "last": last}
         )
     elif history.stopped:
@@ -169,7 +149,7 @@ def evaluate(
         out=out,
         device=execute.pick_device(device),
     )
-    with ConsoleReporter(_console(as_json)) as reporter:
+    with ConsoleReporter(console(quiet=as_json)) as reporter:
         reporter.say(study.announce())
         outcome = carry_out(
             study,
@@ -180,7 +160,7 @@ def evaluate(
             say=reporter.say,
         )
     if as_json:
-        _print({"folder": str(study.folder), **outcome.summary()})
+        print_json({"folder": str(study.folder), **outcome.summary()})
         return
     typer.echo(comparison_table({study.subject.source: outcome}))
     typer.echo(f"\nRecords: {study.folder / 'eval'}\nNext: fsrobust report {study.folder}")
@@ -198,7 +178,7 @@ def report(
     from fsrobust.report import report as write
 
     page = write(runs, out or runs[0] / "report.html")
-    _print({"report": str(page)}) if as_json else typer.echo(f"Report: {page.resolve()}")
+    print_json({"report": str(page)}) if as_json else typer.echo(f"Report: {page.resolve()}")
 
 
 @app.command()
@@ -208,35 +188,10 @@ def recipes(as_json: Json = False) -> None:
 
     lines = {name: (make.__doc__ or "").strip().splitlines()[0] for name, make in RECIPES.items()}
     if as_json:
-        _print({"recipes": lines})
+        print_json({"recipes": lines})
         return
     for name, line in lines.items():
         typer.echo(f"{name:<26}{line}")
-
-
-@data_app.command("list")
-def data_list(as_json: Json = False) -> None:
-    """List the data sets that have a name."""
-    from fsrobust.data import DATASETS
-
-    if as_json:
-        rows = {n: {"title": s.title, "classes": s.classes} for n, s in DATASETS.items()}
-        _print({"datasets": rows})
-        return
-    for name, spec in DATASETS.items():
-        typer.echo(f"{name:<16}{spec.title} ({spec.classes} classes)")
-    typer.echo("synthetic:NAME  made-up images of a set's shape and classes, to try things out")
-    typer.echo("npz:FILE        your own arrays")
-    typer.echo("folder:PATH     your own images, train/CLASS/… and test/CLASS/…")
-
-
-@data_app.command("fetch")
-def data_fetch(name: str, as_json: Json = False) -> None:
-    """Download a data set, check it, and unpack it into the cache."""
-    from fsrobust.data import fetch
-
-    folder = fetch(name, quiet=as_json)
-    _print({"folder": str(folder)}) if as_json else typer.echo(f"{name}: {folder}")
 
 
 def main() -> None:
