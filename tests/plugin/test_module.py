@@ -193,3 +193,21 @@ def test_half_precision_keeps_its_dtype_and_the_mask_float32(dtype: torch.dtype)
     bound = {torch.bfloat16: 0.05, torch.float16: 0.01}[dtype]
     assert (separated.mask - wide.mask).abs().max() < bound
     assert (separated.output.float() - wide.output).abs().max() < bound * f.float().abs().max()
+
+
+def test_the_nonrobust_part_is_not_rounded_away_in_bf16() -> None:
+    """Where m is 0.9989, f⁻ = (1 − m)⊗f is 0.0011⊗f; as f − m⊗f in bf16 it would be 0.0039⊗f or nothing.
+
+    Seen through an auxiliary head that is the identity, on a feature map of ones.
+    """
+    module = FSR(3, 3).eval()
+    with torch.no_grad():
+        module.aux.weight.copy_(torch.eye(3))
+        module.aux.bias.zero_()
+    nets(module)[0].register_forward_hook(lambda _m, _i, output: torch.full_like(output, 0.68))
+    nets(module)[1].register_forward_hook(lambda _m, _i, output: torch.zeros_like(output))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        separated = module.separate(torch.ones(2, 3, 4, 4, dtype=torch.bfloat16))
+    share = 1 / (1 + torch.tensor(6.8).exp())
+    torch.testing.assert_close(separated.nonrobust.float(), share.expand(2, 3), rtol=0.01, atol=0)
+    torch.testing.assert_close(separated.recalibrated.float(), share.expand(2, 3), rtol=0.01, atol=0)

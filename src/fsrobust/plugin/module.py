@@ -127,12 +127,13 @@ class FSR(nn.Module):
     def separate(self, f: Features) -> Separated:
         """Return the recalibrated map with the mask and the auxiliary head's view of f⁺, f⁻ and f̃⁻."""
         mask, residual = self._mask_and_residual(f)
-        robust = mask.to(f.dtype) * f
-        nonrobust = f - robust
+        # each part by its own product, in the mask's precision: in bf16 f − m⊗f is 0 wherever m is above 0.998
+        wide = f.to(mask.dtype)
+        robust, nonrobust = mask * wide, (1 - mask) * wide
         pooled = torch.cat(
             [g.mean(dim=(2, 3)) for g in (robust, nonrobust, nonrobust + residual)]
         )  # one product for the three: the head is shared
-        on_robust, on_nonrobust, on_recalibrated = self.aux(pooled).chunk(3)
+        on_robust, on_nonrobust, on_recalibrated = self.aux(pooled.to(self.aux.weight.dtype)).chunk(3)
         return Separated(on_robust, on_nonrobust, on_recalibrated, mask=mask, output=f + residual)
 
     def replace_output(self, _layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
     out: Path,
     attacks: Sequence[str],
     limit: int | None = None,
+    curve_samples: int = 200,
     root: Path | None = None,
     device: torch.device,
     time_limit: float | None = None,
@@ -82,5 +83,7 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
             device=device,
         )
         say(study.announce())
-        outcomes[checkpoint] = carry_out(study, attacks, curve_samples=200, progress=progress, say=say)
+        outcomes[checkpoint] = carry_out(
+            study, attacks, curve_samples=curve_samples, progress=progress, say=say
+        )
     return Row(out, outcomes)
