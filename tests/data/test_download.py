@@ -14,7 +14,8 @@ from threading import Thread
 import pytest
 
 from fsrobust.data import DATASETS, fetch, load_dataset
-from fsrobust.data.download import Archive, cache_folder
+from fsrobust.data.catalog import Archive
+from fsrobust.data.download import cache_folder
 from fsrobust.types import InputError
 
 LAYOUT = DATASETS["cifar10"].layouts[0]

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from fsrobust.data.download import DATASETS as DATASETS
-from fsrobust.data.download import DatasetSpec as DatasetSpec
+from fsrobust.data.catalog import DATASETS as DATASETS
+from fsrobust.data.catalog import DatasetSpec as DatasetSpec
 from fsrobust.data.download import locate, lookup
 from fsrobust.data.readers import Samples, Split, read_folder, read_npz
 from fsrobust.data.synthetic import synthesise
