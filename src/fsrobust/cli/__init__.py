@@ -227,7 +227,3 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
 def _fail(sentence: str, code: int) -> int:
     typer.echo(f"fsrobust: {sentence}", err=True)
     return code
-
-
-if __name__ == "__main__":
-    main()
