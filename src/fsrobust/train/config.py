@@ -18,8 +18,9 @@ class TrainConfig:
 
     ``train_on``: "minus_validation" holds ``validation`` samples out of the training set, by seed, to choose
     the best checkpoint on; "all" trains on everything, as the paper did, and has no best checkpoint.
-    ``precision`` and ``compile`` are the fast engine's: "auto" multiplies in bf16 where the device can, and
-    compiles (on a GPU, also captures the step as one graph) where the run is long enough to gain by it.
+    ``precision`` and ``compile`` are the fast engine's: precision "auto" multiplies in bf16 where the device can,
+    "bf16" everywhere, even where that is slow; compile "auto" compiles (on a GPU, also captures the step as one
+    graph) where the run is long enough to gain by it.
     """
 
     epochs: int = 100
@@ -32,7 +33,7 @@ class TrainConfig:
     train_on: Literal["minus_validation", "all"] = "minus_validation"
     validation: int = 1000
     engine: Literal["fast", "reference"] = "fast"
-    precision: Literal["auto", "fp32"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
 

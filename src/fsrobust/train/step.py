@@ -90,17 +90,17 @@ def fast_step(
     objective: Objective,
     optimiser: torch.optim.Optimizer,
     *,
-    precision: Literal["auto", "fp32"] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     compiled: bool = False,
 ) -> Step:
     """Return the fast loop: channels-last, attacks on a frozen copy with folded batch norms, bf16 products.
 
-    Precision "auto" is bf16 where the device multiplies it natively, float32 elsewhere. Master weights, batch
-    statistics, the mask and the loss are float32 always (autocast keeps them so).
+    Precision "auto" is bf16 where the device multiplies it natively, float32 elsewhere; "bf16" is emulated there.
+    Master weights, batch statistics, the mask and the loss are float32 always (autocast keeps them so).
     """
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    low = precision == "auto" and multiplies_bf16(device)
+    low = precision == "bf16" or (precision == "auto" and multiplies_bf16(device))
     view = FrozenView(model, dtype=torch.bfloat16 if low else torch.float32, compiled=compiled)
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     if low:
