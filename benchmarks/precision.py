@@ -85,7 +85,7 @@ def _differences(pairs: dict[str, dict[str, Numbers]]) -> dict[str, str]:
 
 def _save(options: argparse.Namespace, device: torch.device, pairs: dict[str, dict[str, Numbers]]) -> None:
     asked = {name: str(value) for name, value in vars(options).items() if value is not None}
-    common.save(options, "precision", device, options=asked, pairs=pairs, differences=_differences(pairs))
+    common.save(options, "precision", device, asked=asked, pairs=pairs, differences=_differences(pairs))
 
 
 if __name__ == "__main__":
