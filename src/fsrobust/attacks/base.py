@@ -1,19 +1,17 @@
 """The one gate around every attack: what is checked, restored and decided here, no attack has to remember."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Final, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from fsrobust.attacks.balls import Ball
-from fsrobust.attacks.losses import margin
-from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
+from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
+from fsrobust.attacks.witness import Witness, inside, predict
 from fsrobust.seeding import Noise
-from fsrobust.types import Flags, Ids, Images, InputError, Labels, Logits, PerSample
-
-_SLACK: Final = 1e-6  # a few float32 roundings at pixel scale
+from fsrobust.types import Flags, Ids, Images, InputError, Labels
 
 
 @runtime_checkable
@@ -37,7 +35,8 @@ class Attack(Protocol):
 class Search:
     """What one attack found on one batch.
 
-    ``last``: the last iterate. ``witness``: an iterate that fooled, else the last one. ``fooled_last`` and
+    ``last``: the last iterate; where the search stopped because it had won, the image that won it.
+    ``witness``: an iterate that fooled, else the last one. ``fooled_last`` and
     ``fooled_any`` are verdicts in IEEE float32 on exactly these images; ``path[t]`` says which samples the
     t-th query of the search misclassified. Counts are in samples.
     """
@@ -50,38 +49,6 @@ class Search:
     path: list[Flags]
     forwards: int
     backwards: int
-
-
-@dataclass
-class _Witness:
-    """Watches a search: keeps the iterate that fooled by the widest margin, and who was fooled when.
-
-    The widest, not the first: where the search is in low precision, it is the one to stand in float32.
-    """
-
-    x: Images
-    y: Labels
-    images: Images = field(init=False)
-    widest: PerSample = field(init=False)
-    path: list[Flags] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.images = self.x.clone()
-        self.widest = torch.full(self.y.shape, -torch.inf, device=self.y.device)
-
-    @property
-    def found(self) -> Flags:
-        """Which samples were fooled by any query."""
-        return self.widest > -torch.inf
-
-    def __call__(self, x: Images, logits: Logits) -> None:
-        fooled = logits.argmax(1) != self.y
-        by = torch.where(fooled, margin(logits, self.y).float(), -torch.inf)
-        # a tie that argmax decides against y fools by a margin of 0; NaN is no margin
-        better = by > self.widest
-        self.images = torch.where(better[:, None, None, None], x, self.images)
-        self.widest = torch.where(better, by, self.widest)
-        self.path.append(fooled)
 
 
 def perturb(
@@ -108,9 +75,9 @@ def perturb(
     with under_attack(model), ieee_fp32():
         # an inference tensor cannot enter autograd; its clone outside inference mode can
         x, y = x.detach().clone(), y.clone()
-        probe = Probe(model)
-        _check_labels(y, classes=probe.logits(x[:1]).shape[1])
-        return _run(attack, probe, x, y, ids.to(x.device), seed)
+        _check_labels(y, classes=Probe(model).logits(x[:1]).shape[1])
+        witness = Witness(attack.ball, x, y)
+        return witness.taken(_run(attack, Probe(model, witness), x, y, ids.to(x.device), seed))
 
 
 def search(  # noqa: PLR0913 - as perturb, and the view to search with
@@ -122,11 +89,13 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
     ids: Ids,
     seed: int = 0,
     view: View | None = None,
+    surrogate: Query | None = None,
 ) -> Search:
     """Attack as ``perturb`` does, and say who was fooled: by the last iterate, and by any.
 
-    The search queries ``view`` where one is given, such as a copy in low precision; the verdicts are always
-    the model's own, in IEEE float32.
+    The search queries ``view`` where one is given, such as a copy in low precision. With a ``surrogate`` it climbs
+    that one's gradients, and the view, or the model, is asked about every image on the way. The verdicts are
+    always the model's own, in IEEE float32.
 
     Raises:
         InputError: as ``perturb``; also logits that are not finite.
@@ -135,14 +104,15 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
     with under_attack(model), ieee_fp32():
         x, y = x.detach().clone(), y.clone()
         _check_labels(y, classes=Probe(model).logits(x[:1]).shape[1])
-        witness = _Witness(x, y)
-        searching = Probe(view or model, watch=witness)
-        last = _run(attack, searching, x, y, ids.to(x.device), seed)
-        probe = Probe(model, forwards=searching.forwards, backwards=searching.backwards)
-        predicted = predict(probe, last)
+        verdict = Probe(model)
+        asked = surrogate or view or model
+        witness = Witness(attack.ball, x, y, None if asked is model else verdict)
+        searching = Probe(asked, witness, judge=(view or model) if surrogate else None)
+        last = witness.taken(_run(attack, searching, x, y, ids.to(x.device), seed))
+        predicted = predict(verdict, last)
         fooled_last = predicted != y
         first = torch.where(witness.found[:, None, None, None], witness.images, last)
-        fooled_first = predict(probe, first) != y
+        fooled_first = predict(verdict, first) != y
         # a query's verdict that does not hold on a second look is no verdict
         best = torch.where(fooled_first[:, None, None, None], first, last)
         fooled_any = fooled_last | fooled_first
@@ -153,30 +123,17 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
         fooled_any=fooled_any,
         predicted=predicted,
         path=witness.path,
-        forwards=probe.forwards,
-        backwards=probe.backwards,
+        forwards=searching.forwards + verdict.forwards,
+        backwards=searching.backwards,
     )
-
-
-def predict(probe: Probe, x: Images) -> Labels:
-    """Return the predicted classes.
-
-    Raises:
-        InputError: logits that are not finite: no verdict can rest on them.
-    """
-    logits = probe.logits(x)
-    if not torch.isfinite(logits).all():
-        raise InputError("Expected finite logits, but the model gives NaN or infinity")
-    return logits.argmax(1)
 
 
 def _run(attack: Attack, probe: Probe, x: Images, y: Labels, ids: Ids, seed: int) -> Images:
     adversarial = attack.run(probe, x, y, Noise.of(ids, seed, attack.family)).detach()
-    reach = attack.ball.eps * (1 + _SLACK) + _SLACK
-    if not bool((attack.ball.distance(adversarial, x) <= reach).all()):
-        raise RuntimeError(f"{attack} left its ball (or met NaN): distance above {attack.ball.eps}")
     if adversarial.min() < 0 or adversarial.max() > 1:
         raise RuntimeError(f"{attack} left the pixel range [0, 1]")
+    if not bool(inside(attack.ball, adversarial, x).all()):
+        raise RuntimeError(f"{attack} left its ball (or met NaN): distance above {attack.ball.eps}")
     return adversarial
 
 

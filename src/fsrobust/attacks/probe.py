@@ -2,33 +2,76 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from fsrobust.types import Images, InputError, Logits, PerSample
+from fsrobust.types import Flags, Images, InputError, Labels, Logits, PerSample
 
-Watch = Callable[[Images, Logits], None]
+Query = Callable[[Images], Tensor]
+Rows = Int[Tensor, " B"]
+"""Which samples of the batch at the gate a smaller batch holds."""
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """Who sees every query of a search and knows whose search is over."""
+
+    def __call__(self, rows: Rows | None, x: Images, logits: Logits) -> None:
+        """Take the logits of some rows of the batch, of all where ``rows`` is None."""
+
+    def won(self, rows: Rows | None) -> Flags:
+        """Return which of these rows need no further search: an image that fools them was seen and holds."""
 
 
 @dataclass
+class Counts:
+    """What a search cost, in samples."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Probe:
     """A model under attack. Every query is counted, in samples, and shown to ``watch``.
 
     ``model`` is any callable from images to logits: the network itself, a compiled or low-precision view
-    of it, a surrogate. Logits come back in float32 or wider. ``checked`` refuses gradients that are not finite:
-    sign(NaN) is 0 in torch, so a network that hides behind NaN would look perfectly robust. Training goes
+    of it, a surrogate. Logits come back in float32 or wider. ``judge`` is whose logits count where ``model`` is
+    but a surrogate: it is asked about every image, without a gradient. ``checked`` refuses gradients that are not
+    finite: sign(NaN) is 0 in torch, so a network that hides behind NaN would look perfectly robust. Training goes
     without, since looking waits for the device.
     """
 
-    model: Callable[[Images], Tensor]
+    model: Query
     watch: Watch | None = None
+    judge: Query | None = None
     checked: bool = True
-    forwards: int = 0
-    backwards: int = 0
+    rows: Rows | None = None
+    counts: Counts = field(default_factory=Counts)
+
+    @property
+    def forwards(self) -> int:
+        """Samples that went forward, this probe's and those of all that were selected from it."""
+        return self.counts.forwards
+
+    @property
+    def backwards(self) -> int:
+        """Samples that went backward, likewise."""
+        return self.counts.backwards
+
+    def select(self, kept: Flags) -> "Probe":
+        """Return a probe for the samples that are left of a batch; it counts into the same account."""
+        rows = torch.arange(len(kept), device=kept.device) if self.rows is None else self.rows
+        return replace(self, rows=rows[kept])
+
+    def won(self, logits: Logits, y: Labels) -> Flags:
+        """Return which samples of the query that gave these logits need no further search."""
+        return logits.argmax(1) != y if self.watch is None else self.watch.won(self.rows)
 
     def logits(self, x: Images) -> Logits:
         """Return logits without a graph."""
@@ -45,7 +88,16 @@ class Probe:
         with torch.enable_grad():
             logits = self._query(x)
             total = loss(logits).sum()
-        self.backwards += len(x)
+        gradient = self._backward(total, x)
+        if self.checked and not bool(torch.isfinite(gradient).all()):
+            raise InputError(
+                "Expected finite logits and gradients, but the model gives NaN or infinity; "
+                "gradient attacks cannot judge it"
+            )
+        return gradient, logits.detach()
+
+    def _backward(self, total: Tensor, x: Images) -> Images:
+        self.counts.backwards += len(x)
         try:
             (gradient,) = torch.autograd.grad(total, x)
         except RuntimeError as error:
@@ -55,25 +107,27 @@ class Probe:
                 "Expected logits that depend on the pixels by gradient, but the model detaches them "
                 "(no_grad, rounding or a conversion inside?); gradient attacks cannot judge it"
             ) from error
-        if self.checked and not bool(torch.isfinite(gradient).all()):
-            raise InputError(
-                "Expected finite logits and gradients, but the model gives NaN or infinity; "
-                "gradient attacks cannot judge it"
-            )
-        return gradient, logits.detach()
+        return gradient
 
     def _query(self, x: Images) -> Logits:
-        self.forwards += len(x)
-        output: object = self.model(x)
+        logits = self._ask(self.model, x)
+        if self.watch is not None:
+            seen = logits
+            if self.judge is not None:
+                with torch.no_grad():
+                    seen = self._ask(self.judge, x.detach())
+            self.watch(self.rows, x.detach(), seen.detach())
+        return logits
+
+    def _ask(self, model: Query, x: Images) -> Logits:
+        self.counts.forwards += len(x)
+        output: object = model(x)
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise InputError(f"Expected logits of shape [{len(x)}, K] from the model, but got {shape}")
         if output.shape[1] < 2:
             raise InputError("Expected scores of two or more classes from the model, but got one per image")
-        logits = output if output.dtype == torch.float64 else output.float()
-        if self.watch is not None:
-            self.watch(x.detach(), logits.detach())
-        return logits
+        return output if output.dtype == torch.float64 else output.float()
 
 
 @contextmanager

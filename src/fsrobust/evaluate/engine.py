@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fsrobust.attacks import Attack, Ball, Search, make_attack, search
-from fsrobust.attacks.base import predict
 from fsrobust.attacks.compiled import first_line, is_out_of_memory
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
+from fsrobust.attacks.witness import predict
 from fsrobust.evaluate.outcome import Bits, Outcome
 from fsrobust.evaluate.searching import choose_batch, choose_precision
 from fsrobust.types import Ids, Images, InputError, Labels

@@ -1,0 +1,91 @@
+"""What a search has shown so far: for each sample the image that fooled by the widest margin, if any did."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+
+from fsrobust.attacks.balls import Ball
+from fsrobust.attacks.losses import margin
+from fsrobust.attacks.probe import Probe, Rows
+from fsrobust.types import Flags, Images, InputError, Labels, Logits, PerSample
+
+SLACK: Final = 1e-6
+"""A few float32 roundings at pixel scale: what an image may be outside its ball by."""
+
+
+@dataclass(eq=False)
+class Witness:
+    """Watches a search of ``x``, ``y`` in ``ball``; only images in the ball and in [0, 1] count.
+
+    Kept is the image of the widest margin, not the first: where the search is in low precision, it is the one to
+    stand in float32. ``verdict`` is the model in IEEE float32 where the search asks something else; a search
+    that wants to know whether it is over is told so only of images that fool it.
+    """
+
+    ball: Ball
+    x: Images
+    y: Labels
+    verdict: Probe | None = None
+    images: Images = field(init=False)
+    widest: PerSample = field(init=False)
+    settled: Flags = field(init=False)
+    path: list[Flags] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.images = self.x.clone()
+        self.widest = torch.full(self.y.shape, -torch.inf, device=self.y.device)
+        self.settled = torch.zeros_like(self.y, dtype=torch.bool)
+
+    @property
+    def found(self) -> Flags:
+        """Which samples were fooled by any query."""
+        return self.widest > -torch.inf
+
+    def __call__(self, rows: Rows | None, x: Images, logits: Logits) -> None:
+        """Take a query: of some rows, the others having been settled before, or of all."""
+        mine = slice(None) if rows is None else rows
+        y, clean = self.y[mine], self.x[mine]
+        fooled = logits.argmax(1) != y
+        allowed = inside(self.ball, x, clean)
+        by = torch.where(fooled & allowed, margin(logits, y).float(), -torch.inf)
+        # a tie that argmax decides against y fools by a margin of 0; NaN is no margin
+        better = by > self.widest[mine]
+        self.images[mine] = torch.where(better[:, None, None, None], x, self.images[mine])
+        self.widest[mine] = torch.where(better, by, self.widest[mine])
+        seen = self.settled.clone()
+        seen[mine] = fooled
+        self.path.append(seen)
+
+    def won(self, rows: Rows | None) -> Flags:
+        """Return which rows' search is over; where the search is not the verdict, the verdict is asked first."""
+        mine = torch.arange(len(self.y), device=self.y.device) if rows is None else rows
+        claimed = mine[self.found[mine] & ~self.settled[mine]]
+        if len(claimed) and self.verdict is not None:
+            stands = predict(self.verdict, self.images[claimed]) != self.y[claimed]
+            self.widest[claimed[~stands]] = -torch.inf  # no verdict: other images may take its place
+            claimed = claimed[stands]
+        self.settled[claimed] = True
+        return self.settled[mine]
+
+    def taken(self, last: Images) -> Images:
+        """Return the last iterates, but the image that fooled where the search was over by it."""
+        return torch.where(self.settled[:, None, None, None], self.images, last)
+
+
+def inside(ball: Ball, x_adv: Images, x: Images) -> Flags:
+    """Return which images are in the ball around ``x`` and in [0, 1], float32's roundings aside."""
+    in_ball = ball.distance(x_adv, x) <= ball.eps * (1 + SLACK) + SLACK
+    return in_ball & (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
+
+
+def predict(probe: Probe, x: Images) -> Labels:
+    """Return the predicted classes.
+
+    Raises:
+        InputError: logits that are not finite: no verdict can rest on them.
+    """
+    logits = probe.logits(x)
+    if not torch.isfinite(logits).all():
+        raise InputError("Expected finite logits, but the model gives NaN or infinity")
+    return logits.argmax(1)
