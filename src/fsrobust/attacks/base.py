@@ -9,7 +9,7 @@ from torch import nn
 from fsrobust.attacks.balls import Ball
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
-from fsrobust.attacks.witness import Witness, inside, predict
+from fsrobust.attacks.witness import Witness, in_ball, in_range, predict
 from fsrobust.seeding import Noise
 from fsrobust.types import Flags, Ids, Images, InputError, Labels
 
@@ -130,10 +130,10 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
 
 def _run(attack: Attack, probe: Probe, x: Images, y: Labels, ids: Ids, seed: int) -> Images:
     adversarial = attack.run(probe, x, y, Noise.of(ids, seed, attack.family)).detach()
-    if adversarial.min() < 0 or adversarial.max() > 1:
-        raise RuntimeError(f"{attack} left the pixel range [0, 1]")
-    if not bool(inside(attack.ball, adversarial, x).all()):
+    if not bool(in_ball(attack.ball, adversarial, x).all()):
         raise RuntimeError(f"{attack} left its ball (or met NaN): distance above {attack.ball.eps}")
+    if not bool(in_range(adversarial).all()):
+        raise RuntimeError(f"{attack} left the pixel range [0, 1]")
     return adversarial
 
 

@@ -47,7 +47,7 @@ class Witness:
         mine = slice(None) if rows is None else rows
         y, clean = self.y[mine], self.x[mine]
         fooled = logits.argmax(1) != y
-        allowed = inside(self.ball, x, clean)
+        allowed = in_ball(self.ball, x, clean) & in_range(x)
         by = torch.where(fooled & allowed, margin(logits, y).float(), -torch.inf)
         # a tie that argmax decides against y fools by a margin of 0; NaN is no margin
         better = by > self.widest[mine]
@@ -73,10 +73,14 @@ class Witness:
         return torch.where(self.settled[:, None, None, None], self.images, last)
 
 
-def inside(ball: Ball, x_adv: Images, x: Images) -> Flags:
-    """Return which images are in the ball around ``x`` and in [0, 1], float32's roundings aside."""
-    in_ball = ball.distance(x_adv, x) <= ball.eps * (1 + SLACK) + SLACK
-    return in_ball & (x_adv.flatten(1).amin(1) >= 0) & (x_adv.flatten(1).amax(1) <= 1)
+def in_ball(ball: Ball, x_adv: Images, x: Images) -> Flags:
+    """Return which images are in the ball around ``x``, float32's roundings aside."""
+    return ball.distance(x_adv, x) <= ball.eps * (1 + SLACK) + SLACK
+
+
+def in_range(x: Images) -> Flags:
+    """Return which images are in [0, 1]."""
+    return (x.flatten(1).amin(1) >= 0) & (x.flatten(1).amax(1) <= 1)
 
 
 def predict(probe: Probe, x: Images) -> Labels:
