@@ -11,8 +11,10 @@ from fsrobust.attacks.base import Attack as Attack
 from fsrobust.attacks.base import Search as Search
 from fsrobust.attacks.base import perturb as perturb
 from fsrobust.attacks.base import search as search
+from fsrobust.attacks.fab import FAB as FAB
 from fsrobust.attacks.gradient import PGD as PGD
 from fsrobust.attacks.probe import Probe as Probe
+from fsrobust.attacks.square import Square as Square
 from fsrobust.types import unknown_name
 
 ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
