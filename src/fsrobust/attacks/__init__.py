@@ -12,7 +12,9 @@ from fsrobust.attacks.base import Search as Search
 from fsrobust.attacks.base import perturb as perturb
 from fsrobust.attacks.base import search as search
 from fsrobust.attacks.gradient import PGD as PGD
+from fsrobust.attacks.nattack import NAttack as NAttack
 from fsrobust.attacks.probe import Probe as Probe
+from fsrobust.attacks.transfer import TransferPGD as TransferPGD
 from fsrobust.types import unknown_name
 
 ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
@@ -23,9 +25,20 @@ ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
     "cw": lambda ball: PGD(ball, steps=30, step_size=ball.eps / 10, loss="cw"),
     # the usual training attack, also the one that picks the best checkpoint
     "pgd10": lambda ball: PGD(ball, steps=10, step_size=ball.eps / 4, random_start=True),
+    # to be carried over from a surrogate: PGD-20 with inputs that vary, gradients smoothed, momentum
+    "di-fgsm": lambda ball: TransferPGD(ball, steps=20, step_size=ball.eps / 10, diversity=0.5),
+    "ti-fgsm": lambda ball: TransferPGD(ball, steps=20, step_size=ball.eps / 10, kernel=5),
+    "mi-di-ti-fgsm": lambda ball: TransferPGD(
+        ball, steps=20, step_size=ball.eps / 10, diversity=0.5, kernel=5, momentum=1.0
+    ),
+    # by scores alone: up to 150,500 queries for a sample that holds out, so on a subset
+    "nattack": lambda ball: NAttack(ball),
 }
 
-SUITES: Final[dict[str, tuple[str, ...]]] = {"whitebox": ("fgsm", "pgd20", "pgd100", "cw")}
+SUITES: Final[dict[str, tuple[str, ...]]] = {
+    "whitebox": ("fgsm", "pgd20", "pgd100", "cw"),
+    "blackbox": ("di-fgsm", "ti-fgsm", "mi-di-ti-fgsm", "nattack"),
+}
 """Names that stand for several attacks."""
 
 
