@@ -87,8 +87,8 @@ class NAttack:
     def _ascent(self, margins: Float[Tensor, "B P"], x: Images, noise: Noise) -> Images:
         """Return the mean of A·ε over the population."""
         spread = margins.std(1, correction=0, keepdim=True).clamp_min(torch.finfo(margins.dtype).tiny)
-        weights = ((margins - margins.mean(1, keepdim=True)) / spread).to(x.dtype).split(_GROUP, dim=1)
+        weights = ((margins - margins.mean(1, keepdim=True)) / spread).to(x.dtype)
         total = torch.zeros_like(x)
-        for weight, draws in zip(weights, self._draws(x, noise), strict=True):
+        for weight, draws in zip(torch.split(weights, _GROUP, dim=1), self._draws(x, noise), strict=True):
             total = total + torch.einsum("bg,bgchw->bchw", weight, draws)
         return total / self.population
