@@ -47,14 +47,18 @@ class HalfSpace(nn.Module):
         return torch.stack([-score, score], dim=1)
 
 
-def half_space(norm: str, distance: float, count: int = 6) -> tuple[HalfSpace, Tensor, Tensor]:
+def half_space(
+    norm: str, distance: float, count: int = 6, *, smooth: bool = False
+) -> tuple[HalfSpace, Tensor, Tensor]:
     """Return a plane, images at exactly ``distance`` from it in the norm, and their true labels.
 
     A linear score grows fastest along sign(w) at a rate of ‖w‖₁ per unit of L∞, and along w/‖w‖₂ at a rate of
     ‖w‖₂ per unit of L2. So the nearest adversarial point is known; the pixel range never interferes.
+    The weights are white noise or, if ``smooth``, one number per channel.
     """
     generator = torch.Generator().manual_seed(3)
-    w = torch.randn(3, 8, 8, generator=generator)
+    w = torch.randn(3, 1, 1, generator=generator) if smooth else torch.randn(3, 8, 8, generator=generator)
+    w = w.expand(3, 8, 8).contiguous()
     steepest = w.sign() if norm == "linf" else w / w.norm()
     rate = (w * steepest).sum()
     model, y = HalfSpace(w), torch.arange(count) % 2

@@ -17,6 +17,8 @@ from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.attacks.witness import Witness
 from fsrobust.seeding import Noise
 from fsrobust.types import InputError
+from tests.attacks.conftest import RADII
+from tests.attacks.oracles import NORMS, Counting
 
 
 def _shared_start(monkeypatch: pytest.MonkeyPatch, attack: APGD, seed: int) -> None:
@@ -33,20 +35,6 @@ def _shared_start(monkeypatch: pytest.MonkeyPatch, attack: APGD, seed: int) -> N
     monkeypatch.setattr(torch, "randn", normal)
 
 
-class _Counting(nn.Module):
-    """Counts samples that went forward."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.count = net, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of the network inside."""
-        self.count += len(x)
-        logits: Tensor = self.net(x)
-        return logits
-
-
 @pytest.fixture(scope="module")
 def reference() -> Iterator[Any]:
     """The reference implementation's module."""
@@ -55,8 +43,9 @@ def reference() -> Iterator[Any]:
         yield importlib.import_module("pyautoattack.autopgd_base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "dlr", "dlr 1", "dlr 3"])
-@pytest.mark.parametrize("ball", [Linf(0.1), L2(0.5)], ids=["linf", "l2"])
+@pytest.mark.parametrize("ball", [Linf(RADII["linf"]), L2(RADII["l2"])], ids=["linf", "l2"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_fools_whom_the_reference_fools(
     loss: str,
@@ -76,15 +65,15 @@ def test_fools_whom_the_reference_fools(
     ours = perturb(attack, model, x, y, seed=seed)
     with torch.no_grad():
         fooled = model(ours).argmax(1) != y
-    assert 0.3 * len(y) < int((~fooled).sum()) < len(y)
+    assert 0.3 * len(y) < int((~fooled).sum()) < 0.95 * len(y)
 
-    counting = _Counting(model)
+    counting = Counting(model)
     theirs = _their_attack(reference, counting, attack)
     with under_attack(model):
         _shared_start(monkeypatch, attack, seed)
         if k:
             theirs.y_target = kth_wrong(model(x), y, int(k))
-        counting.count = 0
+        counting.forwards = 0
         _, acc, _, adversarial = theirs.attack_single_run(x, y)
         monkeypatch.undo()
         beaten = model(adversarial).argmax(1) != y
@@ -94,16 +83,17 @@ def test_fools_whom_the_reference_fools(
 
     survivors = ~fooled & ~beaten
     forwards, backwards = _cost(attack, model, x[survivors], y[survivors], seed)
-    assert forwards == pytest.approx(counting.count / len(y), rel=0.05)
-    assert backwards == pytest.approx(counting.count / len(y), rel=0.05)
+    assert forwards == pytest.approx(counting.forwards / len(y), rel=0.05)
+    assert backwards == pytest.approx(counting.forwards / len(y), rel=0.05)
 
 
 def _their_attack(reference: Any, model: nn.Module, attack: APGD) -> Any:
-    norm = {"linf": "Linf", "l2": "L2"}[attack.ball.norm]
     make = reference.APGDAttack_targeted if attack.target else reference.APGDAttack
-    made = make(model, n_iter=attack.steps, norm=norm, eps=attack.ball.eps, seed=0, device="cpu")
+    made = make(
+        model, n_iter=attack.steps, norm=NORMS[attack.ball.norm], eps=attack.ball.eps, seed=0, device="cpu"
+    )
     made.loss = "dlr-targeted" if attack.target else attack.loss
-    made.init_hyperparam(torch.zeros(1, 1, 8, 8))
+    made.init_hyperparam(torch.zeros(1, 3, 8, 8))
     return made
 
 

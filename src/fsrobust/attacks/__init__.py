@@ -17,8 +17,10 @@ from fsrobust.attacks.cascade import Stage as Stage
 from fsrobust.attacks.cascade import apgd_t, autoattack, autoattack_plus, fab_t
 from fsrobust.attacks.fab import FAB as FAB
 from fsrobust.attacks.gradient import PGD as PGD
+from fsrobust.attacks.nattack import NAttack as NAttack
 from fsrobust.attacks.probe import Probe as Probe
 from fsrobust.attacks.square import Square as Square
+from fsrobust.attacks.transfer import TransferPGD as TransferPGD
 from fsrobust.types import unknown_name
 
 ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
@@ -38,10 +40,25 @@ ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
     "square": Square,
     "autoattack": autoattack,
     "autoattack-plus": autoattack_plus,
+    # to be carried over from a surrogate: PGD-20 with inputs that vary, gradients smoothed, momentum
+    "di-fgsm": lambda ball: TransferPGD(ball, steps=20, step_size=ball.eps / 10, diversity=0.5),
+    "ti-fgsm": lambda ball: TransferPGD(ball, steps=20, step_size=ball.eps / 10, kernel=5),
+    "mi-di-ti-fgsm": lambda ball: TransferPGD(
+        ball, steps=20, step_size=ball.eps / 10, diversity=0.5, kernel=5, momentum=1.0
+    ),
+    # by scores alone: up to 150,500 queries for a sample that holds out, so on a subset
+    "nattack": lambda ball: NAttack(ball),
 }
 
-SUITES: Final[dict[str, tuple[str, ...]]] = {"whitebox": ("fgsm", "pgd20", "pgd100", "cw")}
+SUITES: Final[dict[str, tuple[str, ...]]] = {
+    "whitebox": ("fgsm", "pgd20", "pgd100", "cw"),
+    # without N-Attack, whose queries are for a subset
+    "blackbox": ("di-fgsm", "ti-fgsm", "mi-di-ti-fgsm", "square"),
+}
 """Names that stand for several attacks."""
+
+SCORE_BASED: Final = ("square", "nattack")
+"""Attacks that ask for no gradient: they need no surrogate to be black-box."""
 
 
 def make_attack(name: str, ball: Ball) -> Attack:

@@ -12,3 +12,4 @@ from fsrobust.plugin.loss import recalibration_loss as recalibration_loss
 from fsrobust.plugin.loss import separation_loss as separation_loss
 from fsrobust.plugin.mask import soft_mask as soft_mask
 from fsrobust.plugin.module import FSR as FSR
+from fsrobust.plugin.surrogates import surrogates as surrogates

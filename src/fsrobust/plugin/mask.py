@@ -18,6 +18,11 @@ def logistic_like(robustness: Features, *, generator: torch.Generator | None = N
     not depend on the memory order of ``robustness``, so NCHW and channels-last networks see the same noise.
     """
     u = torch.empty(robustness.shape, device=robustness.device).uniform_(generator=generator)
+    return logistic(u)
+
+
+def logistic(u: Features) -> Features:
+    """Return Logistic(0, 1) noise from uniforms in [0, 1): log u − log(1 − u), finite."""
     u = u.clamp_min(_SMALLEST)
     return u.log() - (-u).log1p()
 
@@ -46,8 +51,13 @@ def binary_mask(robustness: Features, *, tau: float, straight_through: bool) -> 
     """
     soft = soft_mask(robustness, tau=tau)
     hard = (robustness >= 0).to(soft.dtype)
-    # the bracket is exactly 0: the value stays a step, the gradient is the sigmoid's
-    return hard + (soft - soft.detach()) if straight_through else hard
+    return with_gradient_of(soft, hard) if straight_through else hard
+
+
+def with_gradient_of(soft: Features, value: Features) -> Features:
+    """Return ``value``, bit for bit, with the gradient of ``soft`` in place of its own."""
+    # the bracket is exactly 0
+    return value.detach() + (soft - soft.detach())
 
 
 def random_mask(f: Features, seed: Tensor) -> Features:
