@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fsrobust.cli.data import data_app
+from fsrobust.cli.diagnose import diagnose
 from fsrobust.cli.evaluate import evaluate
 from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, console, print_json
 from fsrobust.cli.reproduce import reproduce
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(evaluate)
+app.command()(diagnose)
 app.command()(reproduce)
 
 

@@ -13,7 +13,8 @@ def evaluate(
     attacks: Annotated[
         str | None,
         typer.Option(
-            help="whitebox, autoattack, adaptive, blackbox, or names: fgsm,pgd20. By default the first three."
+            help="whitebox, autoattack, adaptive, blackbox, or names: fgsm,pgd20. By default the first three, "
+            "and diagnose."
         ),
     ] = None,
     data: DataName = None,
@@ -33,6 +34,10 @@ def evaluate(
         typer.Option(help="Of the search: auto, fp32 or bf16. Verdicts are in fp32 always."),
     ] = "auto",
     seed: Seed = 0,
+    surrogate: Annotated[
+        str | None,
+        typer.Option(help="RUN, FILE or pkg.module:factory whose gradients attacks take instead."),
+    ] = None,
     shards: Annotated[int, typer.Option(min=1, help="Processes side by side; under torchrun, its own.")] = 1,
     save_images: Annotated[
         bool, typer.Option("--save-images", help="Keep the attacked images, float32, as adversarial.npz.")
@@ -43,6 +48,7 @@ def evaluate(
 ) -> None:
     """Attack a model and keep a record per attack; what is on record is not run again."""
     from fsrobust.evaluate import carry_out
+    from fsrobust.evaluate.study import carry_out_diagnosis
     from fsrobust.progress import ConsoleReporter
     from fsrobust.recipes import execute
     from fsrobust.recipes.sharding import Sharded, share_out
@@ -59,6 +65,7 @@ def evaluate(
         "precision": precision,
         "out": out,
         "device": execute.pick_device(device),
+        "surrogate": surrogate,
     }
     study = execute.plan_study(execute.find_target(target, checkpoint=checkpoint), **plan)  # type: ignore[arg-type]
     names = names or execute.standard_attacks(study.subject.model)
@@ -76,8 +83,14 @@ def evaluate(
             progress=reporter.attack,
             say=reporter.say,
         )
+        signs = None
+        if attacks is None:  # the whole judgement, unless one asked for less
+            signs = carry_out_diagnosis(study, batch=batch, progress=reporter.attack, say=reporter.say)
+    verdict = {"verdict": signs["verdict"]} if signs else {}
     if as_json:
-        print_json({"folder": str(study.folder), **outcome.summary()})
+        print_json({"folder": str(study.folder), **outcome.summary(), **verdict})
         return
     typer.echo(comparison_table({study.subject.source: outcome}))
+    if signs:
+        typer.echo(f"\nVerdict: {signs['verdict']}")
     typer.echo(f"\nRecords: {study.folder / 'eval'}\nNext: fsrobust report {study.folder}")

@@ -1,5 +1,8 @@
 """Evaluation that tells the truth: verdicts per sample, intervals, records."""
 
+from fsrobust.evaluate.diagnose import Diagnosis as Diagnosis
+from fsrobust.evaluate.diagnose import Sign as Sign
+from fsrobust.evaluate.diagnose import diagnose as diagnose
 from fsrobust.evaluate.engine import evaluate as evaluate
 from fsrobust.evaluate.outcome import Outcome as Outcome
 from fsrobust.evaluate.stats import Interval as Interval

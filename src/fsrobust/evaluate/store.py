@@ -59,7 +59,8 @@ class Subject:
 class Study:
     """One model on one set of samples in one ball: what all its records share.
 
-    ``precision`` is the search's; verdicts are in IEEE float32.
+    ``precision`` is the search's; verdicts are in IEEE float32. With a ``surrogate``, attacks that need gradients take
+    that network's and know nothing of the subject, which is asked about the attacked images alone.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class Study:
     seed: int = 0
     precision: Precision = "fp32"
     remark: str | None = None
+    surrogate: Subject | None = None
 
     def announce(self) -> str:
         """Return what is about to be evaluated, in a sentence."""
@@ -77,6 +79,7 @@ class Study:
         what = self.subject.source + (f" ({checkpoint} checkpoint)" if checkpoint else "")
         where = f"all {n}" if n == self.total else f"{n} of {self.total} (drawn by seed {self.seed})"
         remark = f"; {self.remark}" if self.remark else ""
+        remark += f"; gradients from {self.surrogate.source}" if self.surrogate else ""
         return (
             f"Evaluating {what} on {where} {self.data.split} samples of {self.data.name}, "
             f"{self.ball.norm}, eps {format_eps(self.ball.eps)}, {self.precision} search, fp32 verdict{remark}"

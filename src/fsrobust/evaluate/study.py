@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fsrobust.attacks import Attack, make_attack
+from fsrobust.attacks import SCORE_BASED, Attack, make_attack
 from fsrobust.attacks.probe import Query
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate.adaptive import ADAPTIVE, adaptive, surrogates_of
@@ -21,7 +21,8 @@ from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Say, choose_precision
 from fsrobust.evaluate.shards import Shard, read_parts, remove_parts, write_part
-from fsrobust.evaluate.store import Study, describe_attack, device_of, read_outcome, write_index
+from fsrobust.evaluate.store import Study, Subject, describe_attack, device_of, read_outcome, write_index
+from fsrobust.evaluate.transfer import transfer_attack
 from fsrobust.records import locked, read_json, read_npz, write_json, write_npz
 from fsrobust.types import Images
 
@@ -81,7 +82,24 @@ def carry_out_shard(
 
 
 def _key(study: Study, name: str) -> str:
-    return study.key("attack", {"name": name, **describe_attack(find_attack(name, study))})
+    return study.key("attack", {"name": label(name, study), **_description(study, name)})
+
+
+def _description(study: Study, name: str) -> dict[str, object]:
+    """Return an attack's settings, and whose gradients it takes if not the subject's."""
+    rival = _rival(study, name)
+    origin = {"gradients_of": {"source": rival.source, **rival.identity()}} if rival else {}
+    return {**describe_attack(find_attack(name, study)), **origin}
+
+
+def _rival(study: Study, name: str) -> Subject | None:
+    return None if name in SCORE_BASED or name == ADAPTIVE else study.surrogate
+
+
+def label(name: str, study: Study) -> str:
+    """Return what an attack's record is called: where its gradients are another network's, after that."""
+    rival = _rival(study, name)
+    return name if rival is None else f"{name} from {rival.source}"
 
 
 def record_folder(study: Study, name: str) -> Path:
@@ -133,21 +151,27 @@ class _Work:
     def run(self, name: str, shard: Shard) -> AttackResult:
         """Run an attack on a shard of the samples, or the rest of one that was killed."""
         rows = torch.from_numpy(shard.rows(len(self.data))).to(self.data.ids.device)
-        data = self.data.select(rows)
+        data, rival = self.data.select(rows), _rival(self.study, name)
+        attack, x = find_attack(name, self.study), pixels(data.images)
+        shared = {
+            "ids": data.ids,
+            "seed": self.study.seed,
+            "batch": self.batch,
+            "name": name,
+            "progress": self.progress,
+            "say": self.say,
+        }
+        if rival is not None:
+            return transfer_attack(attack, rival.model, self.model, x, data.labels, **shared)  # type: ignore[arg-type]
         return run_attack(
-            find_attack(name, self.study),
+            attack,
             self.model,
-            pixels(data.images),
+            x,
             data.labels,
-            ids=data.ids,
-            seed=self.study.seed,
-            batch=self.batch,
             view=self.view,
-            name=name,
-            progress=self.progress,
-            say=self.say,
             surrogates=self.surrogates,
             journal=shard.file(record_folder(self.study, name), "progress"),
+            **shared,  # type: ignore[arg-type]
         )
 
     def lacks(self, name: str) -> bool:
@@ -175,7 +199,7 @@ class _Work:
         if self.images:
             write_npz(folder / "adversarial.npz", **self._adversarial(result))
         if not self.study.has(key):
-            content = {"name": name, "attack": describe_attack(find_attack(name, self.study))}
+            content = {"name": label(name, self.study), "attack": _description(self.study, name)}
             arrays = {"samples": self._bits(result), "gallery": self._gallery(result)}
             self.study.write(key, "attack", {**content, **self._content(result)}, arrays)
         remove_parts(folder)

@@ -159,10 +159,12 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     precision: Literal["auto", "fp32", "bf16"] = "fp32",
     out: Path | None = None,
     device: torch.device | None = None,
+    surrogate: str | None = None,
 ) -> Study:
     """Return the study of a target: its own data and ball unless told otherwise, ``limit`` test samples.
 
-    ``precision`` is the search's; "auto" is bf16 where the device is fast at it and the model bears it.
+    ``precision`` is the search's; "auto" is bf16 where the device is fast at it and the model bears it. ``surrogate``
+    is a target whose gradients attacks take instead of this one's.
 
     Raises:
         InputError: what to evaluate on is not known, or does not fit the model.
@@ -179,7 +181,15 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     subject = replace(target.subject, model=target.subject.model.to(device or torch.device("cpu")))
     pilots = chosen.select(torch.arange(min(PILOTS, len(chosen)))).to(device_of(subject.model))
     searching = choose_precision(subject.model, pixels(pilots.images), pilots.labels, precision)
-    return Study(folder, subject, chosen, len(test), ball, seed, searching.precision, searching.why)
+    rival = _rival(surrogate, test, device_of(subject.model)) if surrogate else None
+    return Study(folder, subject, chosen, len(test), ball, seed, searching.precision, searching.why, rival)
+
+
+def _rival(text: str, test: Dataset, device: torch.device) -> Subject:
+    """Return the network that ``--surrogate`` names."""
+    found = find_target(text).subject
+    _check_fit(found.model, test.channels, test.classes, test.name)
+    return replace(found, model=found.model.to(device))
 
 
 def _check_fit(model: nn.Module, channels: int, classes: int, name: str) -> None:
