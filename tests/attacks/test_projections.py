@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pyautoattack.fab_projections import projection_l2, projection_linf
-from scipy.optimize import LinearConstraint, linprog, minimize
+from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from fsrobust.attacks.projections import ORDERS, dual, lengths, to_plane
@@ -43,13 +43,13 @@ def best_length(x: Row, w: Row, rise: float, order: float) -> float:
             bounds=[*zip(-x, 1 - x, strict=True), (0, None)],
         )
         return math.nan if found.fun is None else float(found.fun)
-    found = minimize(
+    found = minimize(  # type: ignore[call-overload]  # the stubs want no lambda for jac
         lambda d: float(d @ d),
         np.zeros(n),
         jac=lambda d: 2 * d,
         method="SLSQP",
         bounds=[*zip(-x, 1 - x, strict=True)],
-        constraints=LinearConstraint(w, rise, rise),
+        constraints={"type": "eq", "fun": lambda d: float(w @ d) - rise, "jac": lambda _: w},
         tol=1e-14,
     )
     return math.sqrt(found.fun) if found.success else math.nan
