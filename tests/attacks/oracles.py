@@ -29,7 +29,7 @@ class Counting(nn.Module):
         self.asked.append(x.detach().clone())
         logits: Tensor = self.net(x)
         if logits.requires_grad:
-            logits.register_hook(self._count)
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits.clone()
 
     def _count(self, gradient: Tensor) -> None:

@@ -191,4 +191,4 @@ def test_who_is_won_leaves_the_batch(norm: str, robust_net: Trained) -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
     """No steps, no class and a negative restart are refused with the whole attack."""
     with pytest.raises(InputError, match=r"steps and target ≥ 1, restart ≥ 0, but got FAB\(ball=Linf"):
-        FAB(Linf(0.1), **wrong)  # type: ignore[arg-type]
+        FAB(Linf(0.1), **wrong)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pyautoattack.fab_projections import projection_l2, projection_linf
-from scipy.optimize import Bounds, LinearConstraint, linprog, minimize
+from scipy.optimize import linprog, minimize
 from torch import Tensor
 
 from fsrobust.attacks.projections import ORDERS, dual, lengths, to_plane
@@ -26,7 +26,10 @@ def problem(
     return x, w, (2 * u - 1) * reach * w.abs().sum(1)
 
 
-def best_length(x: np.ndarray, w: np.ndarray, rise: float, order: float) -> float:
+Row = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def best_length(x: Row, w: Row, rise: float, order: float) -> float:
     """Return the least length by a generic solver, NaN where the box does not reach the plane."""
     n = len(x)
     if order == math.inf:  # minimise t over (d, t) with −t ≤ d ≤ t
@@ -39,15 +42,15 @@ def best_length(x: np.ndarray, w: np.ndarray, rise: float, order: float) -> floa
             b_eq=[rise],
             bounds=[*zip(-x, 1 - x, strict=True), (0, None)],
         )
-        return float(found.fun) if found.status == 0 else math.nan
-    found = minimize(
-        lambda d: d @ d,
+        return math.nan if found.fun is None else float(found.fun)
+    found = minimize(  # type: ignore[call-overload]  # the stubs want no lambda for jac
+        lambda d: float(d @ d),
         np.zeros(n),
         jac=lambda d: 2 * d,
         method="SLSQP",
-        bounds=Bounds(-x, 1 - x),
-        constraints=LinearConstraint(w, rise, rise),
-        options={"ftol": 1e-14, "maxiter": 500},
+        bounds=[*zip(-x, 1 - x, strict=True)],
+        constraints={"type": "eq", "fun": lambda d: float(w @ d) - rise, "jac": lambda _: w},
+        tol=1e-14,
     )
     return math.sqrt(found.fun) if found.success else math.nan
 

@@ -1,5 +1,6 @@
 """Square against its authors' implementation, number by number and on average, and against a closed form."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -65,21 +66,19 @@ class _Tanh(nn.Module):
 
 
 @BOTH
-@pytest.mark.parametrize(("channels", "size"), [(3, 10), (1, 28), (3, 32)])
+@pytest.mark.parametrize(("channels", "size"), [(3, 10), (1, 28)])
 def test_given_the_same_numbers_it_asks_about_the_authors_images(
     norm: str, channels: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fed with our uniform numbers, pyautoattack asks about our images: start, squares, what is kept, sizes."""
-    queries, eps = 260, {"linf": 0.05, "l2": 0.5}[norm]
+    queries, eps = 210, {"linf": 0.05, "l2": 0.5}[norm]
     x, y = images(1, channels, size), torch.tensor([0])
     ours, other = Counting(_Tanh(x[0].numel())), Counting(_Tanh(x[0].numel()))
     search(Square(make_ball(norm, eps), queries=queries), ours, x, y, ids=torch.tensor([5]))
     stream = draws(norm, queries, x)
 
-    def scripted(*shape: int | list[int]) -> Tensor:
-        wanted = shape[0] if isinstance(shape[0], list) else list(shape)
-        count = int(torch.tensor(wanted).prod())
-        return torch.stack([next(stream) for _ in range(count)]).view(wanted)
+    def scripted(shape: list[int]) -> Tensor:
+        return torch.stack([next(stream) for _ in range(math.prod(shape))]).view(shape)
 
     with monkeypatch.context() as patched:
         patched.setattr(torch, "rand", scripted)
@@ -88,7 +87,7 @@ def test_given_the_same_numbers_it_asks_about_the_authors_images(
     walked, expected = torch.cat(ours.asked[1 : queries + 2]), torch.cat(other.asked[1 : queries + 2])
     # float32's roundings of pixels near 1, carried along by the L2 moves
     torch.testing.assert_close(walked, expected, rtol=0, atol=1e-5)
-    assert len(walked.unique(dim=0)) > queries / 2
+    assert (walked[1:] != walked[:-1]).flatten(1).any(1).float().mean() > 0.9  # and it does move
     asked = ours.forwards - 1, other.forwards
     assert asked[0] == pytest.approx(asked[1], rel=0.05)
 
@@ -103,12 +102,12 @@ def test_squares_shrink_as_in_autoattack() -> None:
 def test_finds_the_corner_of_a_cube() -> None:
     """A plane that leaves out what no square reaches is crossed with 1.1 of its distance, not with 0.9."""
     generator = torch.Generator().manual_seed(3)
-    weight = torch.randn(3, 6, 6, generator=generator)
+    weight = torch.randn(3, 5, 5, generator=generator)
     weight[:, -1] = weight[:, :, -1] = 0  # the authors' squares never touch the lower and right sides
-    x, y = torch.full((4, 3, 6, 6), 0.5), torch.tensor([0, 1, 0, 1])
+    x, y = torch.full((4, 3, 5, 5), 0.5), torch.tensor([0, 1, 0, 1])
     away = 0.03 * weight.sign() * (2 * y - 1)[:, None, None, None]
     for factor, won in ((0.9, False), (1.1, True)):
-        attack = Square(Linf(factor * 0.03), queries=2500)
+        attack = Square(Linf(factor * 0.03), queries=900)
         found = search(attack, HalfSpace(weight), x + away, y, ids=torch.arange(4))
         assert found.fooled_any.tolist() == [won] * 4
         assert found.backwards == 0
