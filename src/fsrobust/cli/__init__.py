@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fsrobust.cli import inspect
 from fsrobust.cli.data import data_app
 from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, console, print_json
 from fsrobust.cli.reproduce import reproduce
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(reproduce)
+app.command()(inspect.compare)
+app.command()(inspect.doctor)
 
 
 @app.command()

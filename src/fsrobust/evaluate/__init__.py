@@ -1,5 +1,10 @@
 """Evaluation that tells the truth: verdicts per sample, intervals, records."""
 
+from fsrobust.evaluate.compare import Comparison as Comparison
+from fsrobust.evaluate.compare import compare as compare
+from fsrobust.evaluate.compare import compare_seeds as compare_seeds
+from fsrobust.evaluate.doctor import Checkup as Checkup
+from fsrobust.evaluate.doctor import doctor as doctor
 from fsrobust.evaluate.engine import evaluate as evaluate
 from fsrobust.evaluate.outcome import Outcome as Outcome
 from fsrobust.evaluate.stats import Interval as Interval
