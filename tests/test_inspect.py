@@ -1,6 +1,8 @@
 """The commands compare, doctor and estimate as a user meets them."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from torch import nn
 from fsrobust.attacks import Linf
 from fsrobust.cli import run
 from fsrobust.evaluate.checks import CHECKS
+from fsrobust.train import estimate as estimating
 from tests.report.builder import Fake, write_run
 from tests.runs import learnt
 
@@ -58,7 +61,51 @@ def test_doctor_prints_signs(capsys: pytest.CaptureFixture[str]) -> None:
     assert signs["logits"] == "fail"
 
 
+def test_estimate_prints_seconds_and_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe's cost per epoch and in all, a target's per attack, for people and as one object."""
+    monkeypatch.setattr(estimating, "ENOUGH", 0.0)
+    recipe = ["estimate", "digits-at", "--set", "train.epochs=2", "--set", "model.width=4"]
+    assert run(recipe) == 0
+    printed = capsys.readouterr().out
+    for part in (
+        "steps",
+        "validation",
+        "checkpoints",
+        "per epoch",
+        "(2 epochs)",
+        "in all",
+        "peak memory",
+        "MiB",
+    ):
+        assert part in printed
+    assert run([*recipe, "--json"]) == 0
+    assert _object(capsys)["epochs"] == 2
+    target = [
+        "estimate",
+        "tests.test_inspect:healthy",
+        "--data",
+        "digits",
+        "--limit",
+        "20",
+        "--attacks",
+        "fgsm",
+    ]
+    assert run([*target, "--curve-samples", "5", "--precision", "fp32", "--json"]) == 0
+    found = _object(capsys)
+    assert list(found["parts"]) == ["natural", "fgsm", "curve"]  # type: ignore[call-overload]
+    assert found["peak_memory_bytes"] > 2**20  # type: ignore[operator]
+
+
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
+    "estimate recipe": (lambda _: ["estimate", "digits-ta"], 'did you mean "digits-at"'),
+    "estimate setting": (lambda _: ["estimate", "digits-at", "--set", "train.epoch=3"], "train.epochs"),
+    "estimate factory": (lambda _: ["estimate", "no.such:thing", "--data", "digits"], "no.such"),
+    "estimate attack": (
+        lambda _: ["estimate", "tests.test_inspect:healthy", "--data", "digits", "--attacks", "fgms"],
+        'did you mean "fgsm"',
+    ),
     "doctor no target": (lambda _: ["doctor", "nowhere"], "nowhere"),
     "doctor no data": (lambda _: ["doctor", "tests.test_inspect:healthy"], "--data"),
     "doctor limit": (lambda _: ["doctor", "tests.test_inspect:healthy", "--limit", "0"], "--limit"),
@@ -91,3 +138,19 @@ def test_bad_input_ends_in_a_sentence(
     assert expected in lines[0]
     assert "Traceback" not in printed.err
     assert printed.out == ""
+
+
+def _in_a_process(*arguments: str) -> str:
+    """Return what a command prints in a process of its own."""
+    command = [sys.executable, "-m", "fsrobust", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow
+def test_a_run_holds_the_memory_that_was_predicted(tmp_path: Path) -> None:
+    """Within 30 % of what a training process reports, where the batch and not Python is most of it."""
+    settings = ["--set", "train.epochs=1", "--set", "train.batch=512", "--set", "model.width=32"]
+    settings += ["--set", "objective.steps=1", "--device", "cpu"]
+    predicted = json.loads(_in_a_process("estimate", "digits-at", *settings, "--json"))["peak_memory_bytes"]
+    trained = _in_a_process("train", "digits-at", *settings, "--out", str(tmp_path / "run"), "--json")
+    assert predicted == pytest.approx(json.loads(trained)["last"]["peak_memory_bytes"], rel=0.3)

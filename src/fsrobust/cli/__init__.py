@@ -27,6 +27,7 @@ app.add_typer(data_app, name="data")
 app.command()(reproduce)
 app.command()(inspect.compare)
 app.command()(inspect.doctor)
+app.command()(inspect.estimate)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from fsrobust.evaluate.compare import compare_seeds as compare_seeds
 from fsrobust.evaluate.doctor import Checkup as Checkup
 from fsrobust.evaluate.doctor import doctor as doctor
 from fsrobust.evaluate.engine import evaluate as evaluate
+from fsrobust.evaluate.estimate import estimate as estimate
 from fsrobust.evaluate.outcome import Outcome as Outcome
 from fsrobust.evaluate.stats import Interval as Interval
 from fsrobust.evaluate.stats import wilson as wilson
