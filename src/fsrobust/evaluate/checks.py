@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fsrobust.evaluate.inputs import usual_inputs
 from fsrobust.evaluate.patient import BATCH, Patient, Unjudged, find_scores
 from fsrobust.evaluate.stats import Paired, wilson
-from fsrobust.types import Images
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -224,34 +224,13 @@ def check_gradient(patient: Patient) -> Finding:
     return Finding("ok", zero, "every image has a finite input gradient that is not 0")
 
 
-_MOMENTS: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
-    "ImageNet mean and std": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "CIFAR-10 mean and std": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "CIFAR-100 mean and std": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "SVHN mean and std": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "MNIST mean and std": ((0.1307,), (0.3081,)),
-}
-"""What networks were commonly trained with, per channel."""
-
-
-def _inputs(x: Images) -> dict[str, Tensor]:
-    """Return the images as networks without a first layer of their own commonly expect them."""
-    mean, std = x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), correction=0, keepdim=True).clamp_min(1e-6)
-    made = {"[-1, 1]": 2 * x - 1, "0 to 255": 255 * x, "the data's own mean and std": (x - mean) / std}
-    for name, moments in _MOMENTS.items():
-        if len(moments[0]) == x.shape[1]:
-            centre, spread = (x.new_tensor(values)[:, None, None] for values in moments)
-            made[name] = (x - centre) / spread
-    return made
-
-
 def check_normalisation(patient: Patient) -> Finding:
     """Try the inputs that networks are commonly trained on: another one should not be far better."""
     if check_pixels(patient).status == "fail":
         raise Unjudged("the pixels are not in [0, 1]")
     y = patient.y.cpu()
     right = {"as given": patient.logits.argmax(1) == y}
-    right |= {name: patient.ask_all(x).argmax(1) == y for name, x in _inputs(patient.x).items()}
+    right |= {name: patient.ask_all(x).argmax(1) == y for name, x in usual_inputs(patient.x).items()}
     share = {name: float(bits.double().mean()) for name, bits in right.items()}
     best = max(share, key=lambda name: share[name])
     p = Paired.of(right["as given"].numpy(), right[best].numpy()).p * (len(right) - 1)  # Bonferroni
