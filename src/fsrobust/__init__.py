@@ -12,7 +12,10 @@ from fsrobust.data import Dataset as Dataset
 from fsrobust.data import load_dataset as load_dataset
 from fsrobust.evaluate import Diagnosis as Diagnosis
 from fsrobust.evaluate import Outcome as Outcome
+from fsrobust.evaluate import compare as compare
 from fsrobust.evaluate import diagnose as diagnose
+from fsrobust.evaluate import doctor as doctor
+from fsrobust.evaluate import estimate as estimate
 from fsrobust.evaluate import evaluate as evaluate
 from fsrobust.models import MODELS as MODELS
 from fsrobust.plugin import attach as attach

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fsrobust.cli import inspect
 from fsrobust.cli.data import data_app
 from fsrobust.cli.diagnose import diagnose
 from fsrobust.cli.evaluate import evaluate
@@ -28,6 +29,9 @@ app.add_typer(data_app, name="data")
 app.command()(evaluate)
 app.command()(diagnose)
 app.command()(reproduce)
+app.command()(inspect.compare)
+app.command()(inspect.doctor)
+app.command()(inspect.estimate)
 
 
 @app.command()

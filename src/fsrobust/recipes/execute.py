@@ -66,11 +66,7 @@ def train_run(  # noqa: PLR0913 - a run, its data, where it goes, and how long
     Raises:
         InputError: data of other channels or classes than the model's.
     """
-    if (data.channels, data.classes) != (run.model.channels, run.model.classes):
-        raise InputError(
-            f"{data.name} has {data.channels} channels and {data.classes} classes, but the model has "
-            f"{run.model.channels} and {run.model.classes}; leave model.channels and model.classes alone"
-        )
+    check_shapes(run, data)
     config = {key: value for key, value in run.describe().items() if key not in ("train", "data")}
     return fit(
         initial_model(run).to(device),
@@ -83,6 +79,15 @@ def train_run(  # noqa: PLR0913 - a run, its data, where it goes, and how long
         time_limit=time_limit,
         reporter=reporter,
     )
+
+
+def check_shapes(run: Run, data: Dataset) -> None:
+    """Refuse data of other channels or classes than the model's."""
+    if (data.channels, data.classes) != (run.model.channels, run.model.classes):
+        raise InputError(
+            f"{data.name} has {data.channels} channels and {data.classes} classes, but the model has "
+            f"{run.model.channels} and {run.model.classes}; leave model.channels and model.classes alone"
+        )
 
 
 def initial_model(run: Run) -> nn.Module:

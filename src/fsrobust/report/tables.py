@@ -181,14 +181,19 @@ def as_text(table: Table) -> str:
         ]
         if any(c and c.published is not None for c in cells):
             lines.append(["  published", "", *(_against(c) for c in cells)])
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return rows of texts as columns: the first to the left, the others to the right."""
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    aligned = [
+    joined = [
         "  ".join(
             [line[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(line[1:], widths[1:], strict=True))]
         )
         for line in lines
     ]
-    return "\n".join(line.rstrip() for line in aligned)
+    return "\n".join(line.rstrip() for line in joined)
 
 
 def _against(cell: Cell | None) -> str:

@@ -1,0 +1,111 @@
+"""fsrobust compare, doctor, estimate: what is known before and after the work, without doing it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, print_json
+
+if TYPE_CHECKING:
+    from fsrobust.train.estimate import Estimate
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A run or audit directory; several seeds' as DIR,DIR,DIR.")],
+    b: Annotated[str, typer.Argument(help="What to compare it with, in the same order.")],
+    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
+    as_json: Json = False,
+) -> None:
+    """Compare the records of two runs on the same samples: differences, intervals, exact McNemar test."""
+    from fsrobust.report.versus import versus, versus_text
+
+    sides = [[Path(part.strip()) for part in side.split(",") if part.strip()] for side in (a, b)]
+    made = versus(*sides, checkpoint=checkpoint)
+    print_json(made.summary()) if as_json else typer.echo(versus_text(made))
+
+
+def doctor(
+    target: Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")],
+    data: DataName = None,
+    data_root: DataRoot = None,
+    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
+    limit: Annotated[int, typer.Option(min=1, help="How many test samples, drawn by the seed.")] = 256,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Look a model over before anything runs; exit 1 if a check fails."""
+    from fsrobust.recipes.execute import find_target, pick_device, plan_study
+    from fsrobust.recipes.inspect import examine
+
+    study = plan_study(
+        find_target(target, checkpoint=checkpoint),
+        data=data,
+        root=data_root,
+        limit=limit,
+        seed=seed,
+        device=pick_device(device),
+    )
+    found = examine(study)
+    print_json(found.summary()) if as_json else typer.echo(str(found))
+    if found.status == "fail":
+        raise typer.Exit(1)
+
+
+def estimate(
+    what: Annotated[str, typer.Argument(help="A recipe to train, or a target to evaluate.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Of a recipe: change a setting, train.epochs=30")
+    ] = None,
+    attacks: Annotated[str, typer.Option(help="Of a target: whitebox, or names: fgsm,pgd20")] = "whitebox",
+    data: DataName = None,
+    data_root: DataRoot = None,
+    eps: Annotated[str | None, typer.Option(help="Of a target: radius, as 8/255.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Of a target: linf or l2.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="Of a target: last or best.")] = "last",
+    limit: Annotated[int, typer.Option(min=1, help="Of a target: how many test samples.")] = 1000,
+    curve_samples: Annotated[int, typer.Option(min=0, help="Of a target: samples for the curve.")] = 100,
+    batch: Annotated[int | None, typer.Option(min=1, help="Of a target: samples attacked at once.")] = None,
+    precision: Annotated[str, typer.Option(help="Of a target: auto, fp32 or bf16.")] = "auto",
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Predict time and memory of training a recipe or evaluating a target, from seconds of it on this machine."""
+    from fsrobust.config import override
+    from fsrobust.data import load_dataset
+    from fsrobust.recipes import execute, inspect, recipe
+
+    place = execute.pick_device(device)
+    if inspect.is_target(what):
+        study = execute.plan_study(
+            execute.find_target(what, checkpoint=checkpoint),
+            data=data,
+            root=data_root,
+            norm=norm,
+            eps=eps,
+            limit=limit,
+            precision=precision,  # type: ignore[arg-type]  # checked there
+            device=place,
+        )
+        names = execute.expand_attacks(attacks)
+        found = inspect.cost_of_study(study, names, curve_samples=curve_samples, batch=batch)
+    else:
+        run = override(recipe(what), settings or [])
+        samples = load_dataset(data or run.data, "train", root=data_root)
+        found = inspect.cost_of_run(execute.adapt(run, samples) if data else run, samples, place)
+    print_json(found.summary()) if as_json else typer.echo(_lines(found))
+
+
+def _lines(found: "Estimate") -> str:
+    from fsrobust.progress import duration
+
+    def text(seconds: float) -> str:
+        return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
+
+    lines = [f"{name:<14}{text(seconds):>10}" for name, seconds in found.parts.items()]
+    if found.epochs is not None and found.epoch_seconds is not None:
+        lines.append(f"{'per epoch':<14}{text(found.epoch_seconds):>10}  ({found.epochs} epochs)")
+    lines.append(f"{'in all':<14}{text(found.seconds):>10}  on {found.device}")
+    lines.append(f"{'peak memory':<14}{found.peak_memory_bytes / 2**20:>6,.0f} MiB")
+    return "\n".join(lines)

@@ -1,0 +1,99 @@
+"""Outcomes of several models brought to the same samples and the same attacks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsrobust.evaluate.outcome import Bits, Outcome
+from fsrobust.types import InputError
+
+Count = Literal["paper", "strict"]
+COUNTS: Final[tuple[Count, ...]] = ("paper", "strict")
+ENSEMBLE: Final = "ensemble"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What can be asked of every outcome: ``correct`` returns bool [N], who counts as right."""
+
+    name: str
+    count: Count
+    correct: Callable[[Outcome], Bits]
+
+
+def align(outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[str]]:
+    """Return the outcomes on the samples that all of them hold, by ascending id, and a note if any lacks some.
+
+    Raises:
+        InputError: no sample in common, or an id that comes twice.
+    """
+    common = np.unique(outcomes[0].ids)
+    for outcome in outcomes:
+        if len(np.unique(outcome.ids)) < outcome.n:
+            raise InputError("Expected ids that tell samples apart, but some come more than once")
+        common = np.intersect1d(common, outcome.ids)
+    if len(common) == 0:
+        raise InputError(
+            "Expected outcomes on the same samples, but no id is in all of them; evaluate with the same --data, "
+            "--limit and --seed"
+        )
+    notes = []
+    if any(outcome.n > len(common) for outcome in outcomes):
+        sizes = ", ".join(f"{outcome.n:,}" for outcome in outcomes)
+        notes.append(
+            f"Only the {len(common):,} samples that all sides hold are compared; they hold {sizes}, in order."
+        )
+    return [_select(outcome, common) for outcome in outcomes], notes
+
+
+def _select(outcome: Outcome, ids: NDArray[np.int64]) -> Outcome:
+    order = np.argsort(outcome.ids)
+    places = order[np.searchsorted(outcome.ids, ids, sorter=order)]
+    parts = {
+        part: {name: bits[places] for name, bits in getattr(outcome, part).items()}
+        for part in ("attacked", "fooled_last", "fooled")
+    }
+    return replace(outcome, ids=ids, natural_correct=outcome.natural_correct[places], **parts)
+
+
+def columns(outcomes: Sequence[Outcome]) -> tuple[list[Column], list[str]]:
+    """Return natural, each attack that all outcomes met, and the ensemble of these, by either count.
+
+    The notes say which attacks are missing, and why.
+    """
+    met = [name for name in outcomes[0].attacks if all(name in outcome.attacks for outcome in outcomes)]
+    others = sorted({name for outcome in outcomes for name in outcome.attacks} - set(met))
+    notes = [f"Not compared, as not every side met it: {', '.join(others)}."] if others else []
+    found = []
+    for count in COUNTS:
+        whole = []
+        for name in met:
+            reason = _why_not(outcomes, name, count)
+            if reason:
+                notes.append(f"Left out of the {count} count: {reason}.")
+            else:
+                whole.append(name)
+        found += [_single(name, count) for name in ("natural", *whole)]
+        if len(whole) > 1:
+            found.append(_together(whole, count))
+    return found, notes
+
+
+def _why_not(outcomes: Sequence[Outcome], name: str, count: Count) -> str | None:
+    try:
+        for outcome in outcomes:
+            outcome.correct(name, strict=count == "strict")
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _single(name: str, count: Count) -> Column:
+    return Column(name, count, lambda outcome: outcome.correct(name, strict=count == "strict"))
+
+
+def _together(names: Sequence[str], count: Count) -> Column:
+    return Column(ENSEMBLE, count, lambda outcome: outcome.survivors(names, strict=count == "strict"))

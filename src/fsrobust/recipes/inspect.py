@@ -1,0 +1,56 @@
+"""Carry out doctor and estimate for what the command line names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fsrobust.config import Run
+from fsrobust.data import Dataset
+from fsrobust.data.batches import pixels
+from fsrobust.evaluate import Checkup, Study, doctor
+from fsrobust.evaluate.estimate import estimate_evaluation
+from fsrobust.evaluate.store import device_of
+from fsrobust.recipes.execute import check_shapes, initial_model
+from fsrobust.train.estimate import Estimate, estimate_training
+
+
+def examine(study: Study) -> Checkup:
+    """Return what the doctor finds of a study's model on its samples."""
+    model = study.subject.model
+    data = study.data.to(device_of(model))
+    return doctor(model, pixels(data.images), data.labels, classes=data.classes)
+
+
+def is_target(text: str) -> bool:
+    """Return whether a text names something to evaluate, rather than a recipe."""
+    return ":" in text or Path(text).exists()
+
+
+def cost_of_run(run: Run, data: Dataset, device: torch.device) -> Estimate:
+    """Return what training a run would cost.
+
+    Raises:
+        InputError: data of other channels or classes than the model's.
+    """
+    check_shapes(run, data)
+    model = initial_model(run).to(device)
+    return estimate_training(model, data, objective=run.objective.make(), train=run.train)
+
+
+def cost_of_study(
+    study: Study, attacks: Sequence[str], *, curve_samples: int = 0, batch: int | None = None
+) -> Estimate:
+    """Return what carrying out a study would cost if nothing of it were on record."""
+    model = study.subject.model
+    data = study.data.to(device_of(model))
+    return estimate_evaluation(
+        model,
+        pixels(data.images),
+        data.labels,
+        ball=study.ball,
+        attacks=attacks,
+        curve_samples=curve_samples,
+        batch=batch,
+        precision=study.precision,
+    )

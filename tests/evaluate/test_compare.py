@@ -1,0 +1,159 @@
+"""Comparisons of verdicts that are written down, and what they refuse."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from statsmodels.stats.contingency_tables import mcnemar
+
+from fsrobust.evaluate import Outcome, compare, compare_seeds
+from fsrobust.evaluate.compare import CHECKPOINTS_ONLY, Contrast, SeedsContrast
+from fsrobust.evaluate.outcome import Bits
+from fsrobust.evaluate.stats import Paired
+from fsrobust.types import InputError
+
+
+def outcome(
+    *, seed: int, robust: float, n: int = 400, attacks: tuple[str, ...] = ("fgsm", "pgd20")
+) -> Outcome:
+    """Return verdicts of a made-up model: natural accuracy 0.9, each attack fools all but ``robust``."""
+    rng = np.random.default_rng(seed)
+    natural = rng.random(n) < 0.9
+    last = {name: rng.random(n) >= robust for name in attacks}
+    return Outcome(
+        ids=np.arange(n) * 3,
+        natural_correct=natural,
+        attacked={name: np.ones(n, bool) for name in attacks},
+        fooled_last=last,
+        fooled={name: bits | ~natural for name, bits in last.items()},
+    )
+
+
+def row(a: Outcome, b: Outcome, name: str, count: str = "strict") -> Contrast:
+    """Return a row of their comparison."""
+    found = compare(a, b).row(name, count)  # type: ignore[arg-type]
+    assert isinstance(found, Contrast)
+    return found
+
+
+def right(one: Outcome, name: str, count: str) -> Bits:
+    """Return who counts, by the outcome's own words."""
+    strict = count == "strict"
+    if name == "ensemble":
+        return one.survivors(["fgsm", "pgd20"], strict=strict)
+    return one.correct(name, strict=strict)
+
+
+@pytest.mark.parametrize("count", ["paper", "strict"])
+@pytest.mark.parametrize("name", ["natural", "fgsm", "pgd20", "ensemble"])
+def test_each_row_is_that_of_the_bits(name: str, count: str) -> None:
+    """Accuracies, discordant counts and p are those of the outcomes' bits; p as statsmodels has it."""
+    a, b = outcome(seed=0, robust=0.5), outcome(seed=1, robust=0.6)
+    made = row(a, b, name, count)
+    bits_a, bits_b = right(a, name, count), right(b, name, count)
+    assert (made.a, made.b) == (bits_a.mean(), bits_b.mean())
+    assert made.difference == pytest.approx(bits_b.mean() - bits_a.mean(), abs=1e-12)
+    assert (made.only_a, made.only_b) == ((bits_a & ~bits_b).sum(), (bits_b & ~bits_a).sum())
+    table = [[0, made.only_a], [made.only_b, 0]]
+    assert made.p == pytest.approx(mcnemar(table, exact=True).pvalue, abs=1e-12)
+    assert made.bootstrap == Paired.of(bits_a, bits_b).bootstrap(seed=0)
+    assert made.a_interval.low < made.a < made.a_interval.high
+    assert made.adjusted_p >= made.p
+
+
+def test_samples_are_matched_by_id() -> None:
+    """In another order the comparison is the same; of a part, only the common samples count, said aloud."""
+    a, b = outcome(seed=0, robust=0.5), outcome(seed=1, robust=0.6)
+    whole = compare(a, b)
+    assert compare(a, shuffled(b, np.random.default_rng(0).permutation(400))).rows == whole.rows
+    part = compare(a, shuffled(b, np.arange(100, 300)))
+    assert part.n == 200
+    assert "Only the 200 samples" in part.notes[0]
+    assert part.rows == compare(shuffled(a, np.arange(100, 300)), shuffled(b, np.arange(100, 300))).rows
+
+
+def shuffled(one: Outcome, places: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Outcome:
+    """Return an outcome on some of its samples, in that order."""
+    parts = {
+        part: {name: bits[places] for name, bits in getattr(one, part).items()}
+        for part in ("attacked", "fooled_last", "fooled")
+    }
+    return replace(one, ids=one.ids[places], natural_correct=one.natural_correct[places], **parts)
+
+
+def test_the_sentence_says_who_is_ahead() -> None:
+    """A true gap of 20 points is named with its side, its exchange with the other; no gap is called none."""
+    weak, strong = outcome(seed=0, robust=0.4), outcome(seed=1, robust=0.6)
+    assert "B is ahead by" in compare(weak, strong).sentence
+    assert "A is ahead by" in compare(strong, weak).sentence
+    assert "No difference is shown" in compare(weak, outcome(seed=2, robust=0.4)).sentence
+    for text in ("all attacks together", "400 samples", "Exact McNemar test", "Holm's adjustment for 4 rows"):
+        assert text in compare(weak, strong).sentence
+
+
+def test_it_says_that_checkpoints_are_no_methods() -> None:
+    """Every comparison of two says so, and what several looks do to a p-value; one attack has but two rows."""
+    notes = compare(outcome(seed=0, robust=0.5), outcome(seed=1, robust=0.5)).notes
+    assert CHECKPOINTS_ONLY in notes
+    assert "three seeds" in CHECKPOINTS_ONLY
+    assert any("Holm" in note for note in notes)
+
+
+def test_what_only_one_side_met_is_not_compared() -> None:
+    """Attacks of one side, and partial attacks by the paper's count, are left out and named."""
+    a = outcome(seed=0, robust=0.5, attacks=("fgsm", "cw"))
+    b = outcome(seed=1, robust=0.5, attacks=("fgsm", "pgd20"))
+    made = compare(a, b)
+    assert {r.name for r in made.rows} == {"natural", "fgsm"}
+    assert "cw, pgd20" in made.notes[0]
+    partial = replace(b, attacked={**b.attacked, "fgsm": b.natural_correct})
+    made = compare(a, partial)
+    assert [(r.name, r.count) for r in made.rows] == [
+        ("natural", "paper"),
+        ("natural", "strict"),
+        ("fgsm", "strict"),
+    ]
+    assert any("paper count" in note and "partial" in note for note in made.notes)
+
+
+def test_a_comparison_is_plain_values() -> None:
+    """The summary survives JSON and holds every row, the sentence and the notes."""
+    made = compare(outcome(seed=0, robust=0.5), outcome(seed=1, robust=0.6))
+    summary = json.loads(json.dumps(made.summary()))
+    assert summary["rows"][3]["only_a"] == made.rows[3].only_a  # type: ignore[union-attr]
+    assert (summary["sentence"], summary["n"]) == (made.sentence, 400)
+
+
+def test_seeds_are_paired() -> None:
+    """Mean ± sd of either side over seeds, and the paired differences, by the outcomes' own accuracies."""
+    side_a = [outcome(seed=s, robust=0.5) for s in range(3)]
+    side_b = [outcome(seed=s + 10, robust=0.62) for s in range(3)]
+    made = compare_seeds(side_a, side_b)
+    found = made.row("pgd20", "paper")
+    assert isinstance(found, SeedsContrast)
+    a, b = ([one.accuracy("pgd20") for one in side] for side in (side_a, side_b))
+    assert found.a.mean == pytest.approx(np.mean(a))
+    assert found.b.sd == pytest.approx(np.std(b, ddof=1))
+    assert found.difference.mean == pytest.approx(np.mean(b) - np.mean(a))
+    assert found.difference.sd == pytest.approx(np.std(np.subtract(b, a), ddof=1))
+    assert "mean ± sd of 3 seeds" in made.sentence
+    assert CHECKPOINTS_ONLY not in made.notes
+    json.dumps(made.summary())
+    two = compare_seeds(side_a[:2], side_b[:2])
+    assert any("at least three" in note for note in two.notes)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    """No common sample, an id that comes twice, unequal seeds, an unknown row: each with a sentence."""
+    a, b = outcome(seed=0, robust=0.5), outcome(seed=1, robust=0.5)
+    with pytest.raises(InputError, match="no id is in all"):
+        compare(a, replace(b, ids=b.ids + 1))
+    with pytest.raises(InputError, match="more than once"):
+        compare(a, replace(b, ids=b.ids // 6))
+    with pytest.raises(InputError, match="got 2 and 1"):
+        compare_seeds([a, b], [a])
+    with pytest.raises(InputError, match="at least 2"):
+        compare_seeds([a], [b])
+    with pytest.raises(InputError, match='"square"'):
+        compare(a, b).row("square")

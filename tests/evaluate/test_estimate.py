@@ -1,0 +1,105 @@
+"""What an evaluation is said to cost: queries against the records', time against a real evaluation."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fsrobust.attacks import ATTACKS, L2, Linf, make_attack
+from fsrobust.data.batches import pixels
+from fsrobust.evaluate import Study, Subject, carry_out, estimate, read_records
+from fsrobust.evaluate.curves import radii
+from fsrobust.evaluate.estimate import count_queries, estimate_evaluation
+from fsrobust.recipes.inspect import cost_of_study
+from fsrobust.train import estimate as calibrating
+from fsrobust.types import InputError
+from tests.helpers import fingerprint
+from tests.runs import at, digits, learnt, net, short
+
+BALL = Linf(0.1)
+
+
+@pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrate with as few looks as there may be."""
+    monkeypatch.setattr(calibrating, "ENOUGH", 0.0)
+
+
+def test_queries_are_those_on_record(tmp_path: Path) -> None:
+    """Counted on the stand-in, every attack asks as often as its record of a real evaluation says.
+
+    The records count a gradient query among the forward passes, too, and the two verdicts after a search.
+    """
+    names, n = list(ATTACKS), 6
+    study = Study(tmp_path, Subject(learnt(), "net", None), digits(n, "test"), 360, BALL)
+    carry_out(study, names)
+    records = {r["name"]: r for r in read_records(tmp_path) if r["kind"] == "attack"}
+    x = pixels(digits(1, "test").images)
+    for name in names:
+        counted = count_queries(make_attack(name, BALL), x, classes=10)
+        assert n * counted.gradients == records[name]["backwards"]
+        assert n * (counted.forwards + counted.gradients + 2) == records[name]["forwards"]
+
+
+@pytest.mark.parametrize("ball", [Linf(1.0), L2(20.0)])
+def test_no_pixels_fool_the_stand_in(ball: Linf | L2) -> None:
+    """In a ball that holds every image the count is that of a withstanding sample, for colours and many classes."""
+    attack = make_attack("pgd20", ball)
+    assert count_queries(attack, torch.rand(1, 3, 8, 8), classes=200).gradients == 20
+
+
+@pytest.mark.usefixtures("briefly")
+def test_the_parts_add_up_by_queries() -> None:
+    """PGD-100's hundred queries cost a multiple of FGSM's one; the curve is paid per radius; all is positive."""
+    x, y = pixels(digits(30, "test").images), digits(30, "test").labels
+    model = learnt()
+    before = fingerprint(model)
+    made = estimate_evaluation(model, x, y, ball=BALL, curve_samples=10)
+    assert fingerprint(model) == before
+    parts = made.parts
+    assert list(parts) == ["natural", "fgsm", "pgd20", "pgd100", "cw", "curve"]
+    each = (parts["pgd100"] - parts["pgd20"]) / 80  # 30 samples, one gradient each
+    assert parts["cw"] == pytest.approx(parts["pgd20"] + 10 * each)
+    assert parts["fgsm"] == pytest.approx(parts["pgd20"] - 19 * each)
+    verdicts = parts["fgsm"] - each
+    curve = (len(radii(BALL)) - 1) * 10 / 30 * (100 * each + verdicts)
+    assert parts["curve"] == pytest.approx(curve)
+    assert made.seconds == pytest.approx(sum(parts.values()))
+    assert made.epoch_seconds is None
+
+
+@pytest.mark.usefixtures("briefly")
+def test_one_name_for_both_kinds_of_work() -> None:
+    """An objective gives the cost of fit, a ball that of evaluate; both or neither are refused."""
+    data = digits(60)
+    trained = estimate(net(), data, objective=at(), train=short())
+    assert (trained.epochs, "steps" in trained.parts) == (2, True)
+    evaluated = estimate(net(), data, ball=BALL, attacks=["fgsm"])
+    assert list(evaluated.parts) == ["natural", "fgsm"]
+    for wrong in ({}, {"objective": at(), "ball": BALL}):
+        with pytest.raises(InputError, match="one of the two"):
+            estimate(net(), data, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match='did you mean "fgsm"'):
+        estimate(net(), data, ball=BALL, attacks=["fgms"])
+
+
+def _ratio(folder: Path) -> float:
+    """Return predicted over real seconds, one right after the other."""
+    attacks, model = ["fgsm", "pgd20", "pgd100", "cw"], net(fsr="paper", width=8).eval()
+    study = Study(folder, Subject(model, "net", None), digits(200, "test"), 360, BALL)
+    predicted = cost_of_study(study, attacks, curve_samples=20).seconds
+    started = time.perf_counter()
+    carry_out(study, attacks, curve_samples=20)
+    return predicted / (time.perf_counter() - started)
+
+
+@pytest.mark.slow
+def test_an_evaluation_takes_the_time_that_was_predicted(tmp_path: Path) -> None:
+    """Within 30 %, at the second attempt at the latest: another process may come or go in between."""
+    ratios = []
+    for attempt in range(2):
+        ratios.append(_ratio(tmp_path / str(attempt)))
+        if 0.7 <= ratios[-1] <= 1.3:
+            return
+    pytest.fail(f"predicted over real: {ratios}")
