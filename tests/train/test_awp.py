@@ -85,8 +85,8 @@ def test_a_step_is_the_formula(kind: Any, formula: Formula, fsr: str | None) -> 
     step.learn(x, x_adv, Y)
     for ours, theirs in zip(model.parameters(), weights, strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-9, atol=1e-11)
-    for ours, theirs in zip(model.buffers(), buffers, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    for buffer, expected in zip(model.buffers(), buffers, strict=True):
+        torch.testing.assert_close(buffer, expected, rtol=0, atol=0)
 
 
 def one_step(gamma: float, lr: float, fsr: str | None = None) -> tuple[Step, float]:
