@@ -9,7 +9,7 @@ import pytest
 from fsrobust.attacks import L2, Linf
 from fsrobust.config import ObjectiveConfig, default_folder, override, parse_fraction
 from fsrobust.recipes import RECIPES, recipe
-from fsrobust.train import AT, FSRWeights, Natural
+from fsrobust.train import AT, AWP, MART, TRADES, FastAT, FSRWeights, Natural
 from fsrobust.types import InputError
 
 BASE = "cifar10-resnet18-at-fsr"
@@ -59,6 +59,15 @@ def test_what_is_no_number_is_refused(text: str) -> None:
         ("model.normalize=[[0.5, 0.5, 0.5], [0.2, 0.2, 0.2]]", ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))),
         ("model.normalize=none", None),
         ("train.augment=none", "none"),
+        ("train.schedule=one-cycle", "one-cycle"),
+        ("train.averaging=swa", "swa"),
+        ("train.averaging=none", "none"),
+        ("train.ema_decay=0.99", 0.99),
+        ("train.swa_start=0.75", 0.75),
+        ("objective.name=fast-at", "fast-at"),
+        ("objective.label_smoothing=0.1", 0.1),
+        ("objective.awp=5e-3", 5e-3),
+        ("objective.awp_warmup=10", 10),
         ("train.engine=reference", "reference"),
         ("objective.name=natural", "natural"),
         (" train.seed = 7 ", 7),
@@ -142,7 +151,7 @@ def test_a_run_is_described_in_plain_values(name: str) -> None:
     }  # fmt: skip
     if name.startswith("cifar10"):
         assert again["objective"]["eps"] == again["evaluation"]["eps"] == "8/255"
-        assert again["objective"]["step_size"] == "2/255"
+        assert again["objective"]["step_size"] == ("10/255" if name.endswith("fast-at") else "2/255")
     assert parse_fraction(again["evaluation"]["eps"]) == recipe(name).evaluation.eps
 
 
@@ -151,6 +160,14 @@ def test_objectives_are_made_of_their_configuration() -> None:
     config = ObjectiveConfig("at", "l2", 0.5, steps=3, step_size=0.1, lambda_sep=2.0, lambda_rec=3.0)
     assert config.make() == AT(L2(0.5), 3, 0.1, FSRWeights(2.0, 3.0))
     assert ObjectiveConfig("natural", lambda_sep=2.0).make() == Natural(FSRWeights(2.0, 1.0))
+    lifted = ObjectiveConfig("trades", label_smoothing=0.1, awp=5e-3, awp_warmup=2).make()
+    assert lifted == TRADES(Linf(8 / 255), label_smoothing=0.1, awp=AWP(5e-3, 2))
+    mart = ObjectiveConfig("mart", steps=2, mart_weight=6.0, label_smoothing=0.1, awp=5e-3).make()
+    assert mart == MART(Linf(8 / 255), 2, weight=6.0, label_smoothing=0.1, awp=AWP(5e-3))
+    assert ObjectiveConfig(label_smoothing=0.2, awp=1e-3).make() == AT(label_smoothing=0.2, awp=AWP(1e-3))
+    fast = ObjectiveConfig("fast-at", eps=4 / 255, label_smoothing=0.1, awp=5e-3)
+    assert fast.make() == FastAT(Linf(4 / 255), label_smoothing=0.1, awp=AWP(5e-3))
+    assert ObjectiveConfig("natural", label_smoothing=0.1).make() == Natural(label_smoothing=0.1)
     assert ObjectiveConfig().make() == AT(Linf(8 / 255), 10, 2 / 255, FSRWeights(1.0, 1.0))
     with pytest.raises(InputError, match="eps"):
         ObjectiveConfig(eps=8.0).make()

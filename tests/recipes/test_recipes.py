@@ -35,7 +35,7 @@ def test_every_recipe_can_be_made(name: str) -> None:
     size = 8 if run.data == "digits" else 32
     with torch.no_grad():
         assert small(torch.zeros(2, run.model.channels, size, size)).shape == (2, run.model.classes)
-    assert isinstance(small, Guarded) == name.endswith("-fsr")
+    assert isinstance(small, Guarded) == name.endswith(("-fsr", "-best"))
 
 
 @pytest.mark.parametrize("name", ["cifar10-resnet18-at", "cifar10-resnet18-at-fsr"])

@@ -89,6 +89,13 @@ TINY = [
 ]
 
 
+PLAIN: tuple[str, ...] = ()
+LIFTED = (
+    *("--set", "train.averaging=ema", "--set", "objective.awp=5e-3", "--set", "train.schedule=cosine"),
+    *("--set", "objective.label_smoothing=0.1", "--set", "objective.name=trades"),
+)
+
+
 def _start(out: Path, *more: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "fsrobust.cli", *TINY, "--out", str(out), *more],
@@ -113,11 +120,14 @@ def _wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("settings", [PLAIN, LIFTED], ids=["plain", "lifted"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_signalled_process_resumes_bit_for_bit(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signalled_process_resumes_bit_for_bit(
+    tmp_path: Path, number: signal.Signals, settings: tuple[str, ...]
+) -> None:
     """SIGKILL loses nothing checkpointed; SIGTERM exits 0 and says how to go on; the end is the same."""
-    _finish(_start(tmp_path / "whole"))
-    run = _start(tmp_path / "run")
+    _finish(_start(tmp_path / "whole", *settings))
+    run = _start(tmp_path / "run", *settings)
     _wait_for(tmp_path / "run" / "checkpoints" / "last", run)
     run.send_signal(number)
     output = run.communicate(timeout=120)[0]
@@ -126,7 +136,7 @@ def test_a_signalled_process_resumes_bit_for_bit(tmp_path: Path, number: signal.
         assert "--resume" in output
     else:
         assert run.returncode == -signal.SIGKILL
-    _finish(_start(tmp_path / "run", "--resume"))
+    _finish(_start(tmp_path / "run", *settings, "--resume"))
     assert fingerprint(load(tmp_path / "run")) == fingerprint(load(tmp_path / "whole"))
     lines = [Metrics(tmp_path / name / "metrics.jsonl").rows() for name in ("run", "whole")]
     assert timeless(lines[0]) == timeless(lines[1])

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from fsrobust.attacks import Linf
 from fsrobust.plugin import FSR, Guarded
 from fsrobust.seeding import Noise
-from fsrobust.train import AT, FSRWeights, Natural
+from fsrobust.train import AT, MART, TRADES, FastAT, FSRWeights, Natural
 from fsrobust.train.step import reference_step
+from fsrobust.types import InputError
 from tests.helpers import guarded, images, warm_up
 from tests.runs import net
 
@@ -177,3 +178,77 @@ def test_mask_noise_is_on_in_the_losss_forward_only(monkeypatch: pytest.MonkeyPa
     assert torch.equal(step.attack(x, Y, noise()), found)
     step(x, Y, noise())
     assert len(drawn) == 1
+
+
+def log_softmax(z: Tensor) -> NDArray[np.float64]:
+    """Return logarithms of probabilities in float64."""
+    scores: NDArray[np.float64] = z.detach().double().numpy()
+    result: NDArray[np.float64] = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    return result
+
+
+def smoothed(log_p: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Return the cross-entropy of each sample against a target of 1 − s + s/K for y and s/K for the others."""
+    count, classes = log_p.shape
+    target = np.full((count, classes), share / classes)
+    target[np.arange(count), Y.numpy()] += 1 - share
+    result: NDArray[np.float64] = -(target * log_p).sum(1)
+    return result
+
+
+SMOOTHED: dict[str, tuple[Any, Any]] = {
+    "natural": (Natural, lambda p, _q, s: smoothed(p, s).mean()),
+    "at": (AT, lambda _p, q, s: smoothed(q, s).mean()),
+    "fast-at": (FastAT, lambda _p, q, s: smoothed(q, s).mean()),
+    "trades": (TRADES, lambda p, q, s: smoothed(p, s).mean() + 6 * divergence(p, q).mean()),
+    "mart": (MART, lambda p, q, s: mart(p, q, s)),
+}
+"""By name: the objective, and its loss from logarithms of clean and adversarial probabilities and the share."""
+
+
+def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return KL(p ‖ q) of each sample from logarithms."""
+    result: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(1)
+    return result
+
+
+def mart(p: NDArray[np.float64], q: NDArray[np.float64], share: float) -> float:
+    """Return MART's loss with hard labels but in the cross-entropy."""
+    wrong = np.exp(q)
+    wrong[np.arange(len(q)), Y.numpy()] = 0
+    doubt = 1 - np.exp(p)[np.arange(len(p)), Y.numpy()]
+    boosted = smoothed(q, share) - np.log(1.0001 - wrong.max(1))
+    return float((boosted + 5 * divergence(p, q) * doubt).mean())
+
+
+@pytest.mark.parametrize("name", SMOOTHED)
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_labels_are_smoothed_in_the_classification_term_alone(
+    name: str, share: float, small_net: nn.Module
+) -> None:
+    """Each loss is its formula with the smoothed cross-entropy and everything else hard; float32 rounding."""
+    kind, formula = SMOOTHED[name]
+    model, x, x_adv = warm_up(small_net).eval(), images(6), images(6, seed=2)
+    loss = kind(label_smoothing=share).loss(model, x, x_adv, Y)
+    expected = formula(log_softmax(model(x)), log_softmax(model(x_adv)), share)
+    assert loss.total.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Natural, AT, FastAT, TRADES, MART])
+def test_fsrs_losses_and_the_attack_keep_hard_labels(kind: Any) -> None:
+    """Of a guarded model's terms smoothing changes the classification alone; the attack is the same value."""
+    model, x, x_adv = warm_up(guarded()).eval(), images(6), images(6, seed=2)
+    hard, soft = kind(), kind(label_smoothing=0.2)
+    terms, others = (each.loss(model, x, x_adv, Y).terms for each in (hard, soft))
+    differing = {name for name in terms if not torch.equal(terms[name], others[name])}
+    assert differing == {"classification"}
+    assert {"separation", "recalibration"} < set(terms)
+    assert hard.attack == soft.attack
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("kind", [Natural, AT, FastAT, TRADES, MART])
+def test_shares_that_are_none_are_refused(kind: Any, share: float) -> None:
+    """Smoothing is in [0, 1)."""
+    with pytest.raises(InputError, match=r"objective\.label_smoothing in \[0, 1\)"):
+        kind(label_smoothing=share)

@@ -7,6 +7,8 @@ from fsrobust.config import Run
 from fsrobust.recipes.cifar10 import (
     cifar10_resnet18_at,
     cifar10_resnet18_at_fsr,
+    cifar10_resnet18_best,
+    cifar10_resnet18_fast_at,
     cifar10_resnet18_natural,
 )
 from fsrobust.recipes.digits import digits_at, digits_at_fsr, digits_natural
@@ -17,6 +19,8 @@ RECIPES: Final[dict[str, Callable[[], Run]]] = {
     "cifar10-resnet18-natural": cifar10_resnet18_natural,
     "cifar10-resnet18-at": cifar10_resnet18_at,
     "cifar10-resnet18-at-fsr": cifar10_resnet18_at_fsr,
+    "cifar10-resnet18-best": cifar10_resnet18_best,
+    "cifar10-resnet18-fast-at": cifar10_resnet18_fast_at,
     "digits-natural": digits_natural,
     "digits-at": digits_at,
     "digits-at-fsr": digits_at_fsr,

@@ -49,13 +49,18 @@ def _objective(objective: Mapping[str, Any], *, guarded: bool) -> str | None:
     if not objective.get("name"):
         return None
     get = objective.get
-    if get("name") == "at":
-        text = f"adversarial training (PGD, {get('steps')} steps of {get('step_size')}, "
+    if get("name") in ("at", "fast-at"):
+        steps = f"{get('steps')} steps" if get("name") == "at" else "one step"
+        text = f"adversarial training (PGD, {steps} of {get('step_size')}, "
         text += f"{NORMS.get(str(get('norm')), get('norm'))} ball of eps {get('eps')})"
     else:
         text = "natural training (clean images only)" if get("name") == "natural" else str(get("name"))
     if guarded and "lambda_sep" in objective:
         text += f"; λ_sep {get('lambda_sep')}, λ_rec {get('lambda_rec')}"
+    if get("label_smoothing"):
+        text += f"; labels smoothed by {get('label_smoothing')}"
+    if get("awp"):
+        text += f"; weights perturbed, γ {get('awp')}"
     return text
 
 
@@ -83,10 +88,17 @@ def _optimiser(metrics: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -
     if "lr" not in train:
         return None
     text = f"SGD, learning rate {train['lr']}"
+    if train.get("schedule", "steps") != "steps":
+        text += f", {train['schedule']} schedule"
     drops = learning_rate_drops(metrics)
     if drops:
         text += f", lowered from {'epoch' if len(drops) == 1 else 'epochs'} {listed([str(d) for d in drops])}"
-    return text + f"; momentum {train.get('momentum')}, weight decay {train.get('weight_decay')}"
+    text += f"; momentum {train.get('momentum')}, weight decay {train.get('weight_decay')}"
+    average = {
+        "ema": f"an average with a decay of {train.get('ema_decay')} a step",
+        "swa": f"the mean of the epochs beyond {train.get('swa_start')} of the run",
+    }.get(train.get("averaging", "none"))
+    return text + (f"; the weights are {average}" if average else "")
 
 
 def _time(metrics: Sequence[Mapping[str, Any]]) -> str | None:

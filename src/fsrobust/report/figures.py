@@ -237,13 +237,14 @@ def _history(
 
 
 def learning_rate_drops(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the epochs that began with a lower learning rate than the one before.
+    """Return the epochs that began with a lower learning rate than the one before; a curve, ever falling, has none.
 
     >>> learning_rate_drops([{"epoch": 1, "lr": 0.1}, {"epoch": 2, "lr": 0.1}, {"epoch": 3, "lr": 0.01}])
     [3]
     """
     known = [row for row in rows if "lr" in row]
-    return [b["epoch"] for a, b in pairwise(known) if b["lr"] < a["lr"]]
+    drops = [b["epoch"] for a, b in pairwise(known) if b["lr"] < a["lr"]]
+    return drops if len(drops) <= max(3, len(known) // 2) else []
 
 
 def _epoch_axis(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:

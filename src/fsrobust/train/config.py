@@ -18,6 +18,8 @@ class TrainConfig:
 
     ``train_on``: "minus_validation" holds ``validation`` samples out of the training set, by seed, to choose
     the best checkpoint on; "all" trains on everything, as the paper did, and has no best checkpoint.
+    ``milestones`` are those of the schedule "steps"; see ``learning_rate`` for the others. ``averaging`` is of weights,
+    see ``Average``: "ema" by ``ema_decay``, a step, "swa" of the epochs beyond the share ``swa_start`` of the run.
     ``precision`` and ``compile`` are the fast engine's: precision "auto" multiplies in bf16 where the device can,
     "bf16" everywhere, even where that is slow; compile "auto" compiles (on a GPU, also captures the step as one
     graph) where the run is long enough to gain by it.
@@ -28,7 +30,11 @@ class TrainConfig:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    schedule: Literal["steps", "cosine", "one-cycle"] = "steps"
     milestones: tuple[float, ...] = (0.75, 0.9)
+    averaging: Literal["none", "ema", "swa"] = "none"
+    ema_decay: float = 0.999
+    swa_start: float = 0.5
     augment: Literal["crop_flip", "none"] = "crop_flip"
     train_on: Literal["minus_validation", "all"] = "minus_validation"
     validation: int = 1000
@@ -46,6 +52,9 @@ class TrainConfig:
         for name in ("momentum", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"Expected train.{name} to be at least 0, but got {getattr(self, name)}")
+        for name in ("ema_decay", "swa_start"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"Expected train.{name} in [0, 1), but got {getattr(self, name)}")
 
 
 @dataclass

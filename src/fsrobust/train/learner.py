@@ -10,10 +10,12 @@ from fsrobust.attacks.compiled import first_line, is_out_of_memory
 from fsrobust.data import Dataset
 from fsrobust.data.batches import crop_flip, pixels
 from fsrobust.seeding import Noise, derive
+from fsrobust.train.awp import gamma_in
 from fsrobust.train.config import TrainConfig, TrainingError
 from fsrobust.train.graph import CapturedStep, Work, check_replay
 from fsrobust.train.objectives import Objective
 from fsrobust.train.step import Step, fast_step, reference_step
+from fsrobust.types import Images, Labels
 
 _WORTH_COMPILING = 2000
 """Steps below which compiling and capturing cost more than they save: about ten times their own cost."""
@@ -60,6 +62,7 @@ class Learner:
             group["lr"] = lr
         self._epoch = epoch
         self._work = self._take
+        self.step.gamma = gamma_in(self.step.objective, epoch)
 
     def learn(self, indices: Tensor, step: int) -> dict[str, Tensor]:
         """Take one step on the samples at ``indices`` and return the numbers of its loss, on the device.
@@ -87,12 +90,22 @@ class Learner:
         self.step.notes.clear()
         return numbers
 
-    def _take(self, indices: Tensor) -> dict[str, Tensor]:
+    def look(self, indices: Tensor, step: int) -> None:
+        """Show the model the samples at ``indices`` as training would after ``step`` steps; nothing is learnt."""
+        torch.manual_seed(derive(self.train.seed, "look", step, int(indices[0])))
+        self.step.look(*self._batch(indices, "look", step))
+
+    def _batch(self, indices: Tensor, purpose: str, number: int) -> tuple[Images, Labels, Noise]:
+        """Return a batch's pixels and labels, and the noise of its attack."""
         images, y, ids = self.data.images[indices], self.data.labels[indices], self.data.ids[indices]
-        noise = Noise.of(ids, self.train.seed, "train", self._epoch)
+        noise = Noise.of(ids, self.train.seed, purpose, number)
         if self.train.augment == "crop_flip":
             images = crop_flip(images, noise.fold("augment"))
-        loss = self.step(pixels(images), y, noise.fold("attack"))
+        return pixels(images), y, noise.fold("attack")
+
+    def _take(self, indices: Tensor) -> dict[str, Tensor]:
+        x, y, noise = self._batch(indices, "train", self._epoch)
+        loss = self.step(x, y, noise)
         accuracy = (loss.logits.argmax(1) == y).double().mean()
         return {"loss": loss.total.detach(), **loss.terms, "train_accuracy": accuracy}
 
@@ -147,7 +160,7 @@ class Learner:
                 say=lambda _text: None,
             )
             trial._capturing = False
-            trial.begin(1, lr=0.0)
+            trial.begin(self._epoch, lr=0.0)
             trial._take(indices)
         except Exception as error:
             if not is_out_of_memory(error):

@@ -7,7 +7,7 @@ it seeds each step anew, as the undisturbed run did.
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fsrobust.data import Dataset, hold_out
 from fsrobust.data.batches import training_batches
 from fsrobust.records import Metrics, locked, provenance, read_json, write_json
+from fsrobust.train.averaging import REFRESHED, Average
 from fsrobust.train.checkpoint import (
     WEIGHTS,
     find_resumable,
@@ -27,47 +28,15 @@ from fsrobust.train.checkpoint import (
 )
 from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run
 from fsrobust.train.control import Reporter, Silent, Stopwatch
+from fsrobust.train.fast import check_collapse
 from fsrobust.train.learner import Learner
 from fsrobust.train.objectives import Objective
+from fsrobust.train.pairs import refuse_pairs, settings_of
+from fsrobust.train.position import Position
 from fsrobust.train.schedule import learning_rate
 from fsrobust.train.telemetry import peak_memory
 from fsrobust.train.validation import validate
 from fsrobust.types import InputError
-
-
-@dataclass
-class _Position:
-    """Where a run is: ``epoch`` (1-based) with ``batch`` of its batches done, ``step`` in all."""
-
-    epoch: int = 1
-    batch: int = 0
-    step: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    best_score: float = -1.0
-    best_epoch: int | None = None
-    best_step: int | None = None
-    bad: Tensor | None = None
-
-    def add(self, numbers: Mapping[str, Tensor]) -> None:
-        """Add a batch's numbers, on the device, in float64 so that their order of size does not matter.
-
-        ``bad`` is the first batch of the epoch whose loss was not finite, -1 as long as there is none.
-        """
-        for name, value in numbers.items():
-            self.sums[name] = self.sums.get(name, 0) + value.double()
-        finite = torch.isfinite(numbers["loss"])
-        bad = torch.full_like(finite, -1, dtype=torch.int64) if self.bad is None else self.bad
-        self.bad = torch.where((bad < 0) & ~finite, self.batch, bad)
-        self.batch += 1
-        self.step += 1
-
-    def next_epoch(self) -> None:
-        """Turn to the next epoch."""
-        self.epoch, self.batch, self.sums, self.bad = self.epoch + 1, 0, {}, None
-
-    def state(self) -> dict[str, object]:
-        """Return what a checkpoint keeps: one is written only while all losses are finite."""
-        return {name: value for name, value in vars(self).items() if name != "bad"}
 
 
 def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
@@ -86,13 +55,16 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
 
     With ``out``, the run directory holds configuration, metrics and checkpoints; ``resume`` goes on from the
     newest sound one and yields, on CPU, the bits of a run that was never stopped. ``time_limit`` is in
-    seconds. ``config`` is what config.json should say beside this function's own arguments.
+    seconds. ``config`` is what config.json should say beside this function's own arguments. Where weights are
+    averaged, ``model`` is left with the average, as the last checkpoint has it.
 
     Raises:
-        InputError: an ``out`` that is in use, holds another run, or has nothing to resume.
-        TrainingError: the loss is not finite.
+        InputError: an ``out`` that is in use, holds another run, or has nothing to resume; settings that cannot go
+            together.
+        TrainingError: the loss is not finite, or one-step training has collapsed.
     """
     train = train or TrainConfig()
+    refuse_pairs(settings_of(objective, train))
     with contextlib.ExitStack() as stack:
         if out is not None:
             stack.enter_context(locked(out))
@@ -135,7 +107,8 @@ class _Run:
         self.learner = Learner(
             model, self.data, objective, train, batch=self.batch, say=lambda text: self.reporter.say(text)
         )
-        self.position = _Position()
+        self.average = Average(model, train)
+        self.position = Position()
         self.rows: list[dict[str, Any]] = []
 
     def open(self, config: Mapping[str, object], *, resume: bool) -> None:
@@ -178,30 +151,41 @@ class _Run:
         tensors, _ = read_weights(checkpoint / WEIGHTS)
         state = load_state(checkpoint)
         self.model.load_state_dict(tensors)
+        self.average.load(state)
         self.learner.optimiser.load_state_dict(state["optimiser"])
-        self.position = _Position(**state["position"])
+        self.position = Position(**state["position"])
         self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
         if self.out is not None and self.position.best_step is not None:
             point_best(self.out, self.position.best_step)
 
     def save(self, *, best: bool = False) -> None:
-        """Write a checkpoint, if this run is kept at all."""
+        """Write a checkpoint, if this run is kept at all; the model has the weights that it is to offer."""
         if self.out is None:
             return
-        state = {"optimiser": self.learner.optimiser.state_dict(), "position": self.position.state()}
+        state = {
+            "optimiser": self.learner.optimiser.state_dict(),
+            "position": self.position.state(),
+            **self.average.state(),
+        }
         save_checkpoint(self.out, self.position.step, self.model, state, best=best)
 
     def go(self, stopwatch: Stopwatch) -> History:
         """Train until the last epoch, or until asked to stop."""
         if self.position.epoch <= self.train.epochs:
             self.reporter.say(self._plan())
-        while self.position.epoch <= self.train.epochs:
+        stopped = None
+        while self.position.epoch <= self.train.epochs and not stopped:
             stopped = self._epoch(stopwatch)
-            if stopped:
-                if self.position.batch:  # between epochs the last checkpoint says it all
-                    self.save()
-                return History(self.rows, self.position.best_epoch, stopped)
-        return History(self.rows, self.position.best_epoch)
+        self.average.install(self._show)
+        if stopped and self.position.batch:  # between epochs the last checkpoint says it all
+            self.save()
+        return History(self.rows, self.position.best_epoch, stopped)
+
+    def _show(self) -> None:
+        """Pass the same first batches through, whichever epoch it is: what they do depends on the step alone."""
+        order = training_batches(len(self.data), batch=self.batch, seed=self.train.seed, epoch=0)
+        for indices in order[:REFRESHED].to(self.device):
+            self.learner.look(indices, self.position.step)
 
     def _plan(self) -> str:
         kept = f", {len(self.validation)} held out to choose the best" if self.validation is not None else ""
@@ -213,7 +197,13 @@ class _Run:
     def _epoch(self, stopwatch: Stopwatch) -> str | None:
         """Train the rest of the present epoch; return why it stopped early, if it did."""
         train, position = self.train, self.position
-        lr = learning_rate(position.epoch, epochs=train.epochs, lr=train.lr, milestones=train.milestones)
+        lr = learning_rate(
+            position.epoch,
+            epochs=train.epochs,
+            lr=train.lr,
+            milestones=train.milestones,
+            schedule=train.schedule,
+        )
         self.learner.begin(position.epoch, lr)
         order = training_batches(len(self.data), batch=self.batch, seed=train.seed, epoch=position.epoch)
         order = order.to(self.device)
@@ -224,6 +214,7 @@ class _Run:
                 self._check_finite(order)
                 return stopped
             numbers = self.learner.learn(indices, position.step)
+            self.average.after_step()
             position.add(numbers)
             now = time.perf_counter()
             if now - shown > 0.5 or self.device.type == "cpu":  # reading the loss waits for the device
@@ -233,7 +224,9 @@ class _Run:
                 self.reporter.batch(position.epoch, train.epochs, share, loss)
         self._check_finite(order)
         seconds = time.perf_counter() - started
-        self._close_epoch(lr, seconds, images=(len(order) - first) * self.batch)
+        self.average.after_epoch(position.epoch)
+        with self.average.installed(self._show):
+            self._close_epoch(lr, seconds, images=(len(order) - first) * self.batch)
         return None
 
     def _check_finite(self, order: Tensor) -> None:
@@ -263,6 +256,7 @@ class _Run:
             row |= validate(
                 self.learner.step, self.validation, batch=max(self.batch, 256), seed=self.train.seed
             )
+            check_collapse(row, self.out)
         row |= self._cost(seconds, images)
         score = float(row.get("validation_robust", row.get("validation_natural", -1.0)))
         best = score > position.best_score

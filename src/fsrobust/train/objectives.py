@@ -1,4 +1,9 @@
-"""What training minimises: natural training, AT, TRADES and MART, each with FSR's losses."""
+"""What training minimises: natural training, AT, TRADES and MART, each with FSR's losses.
+
+``label_smoothing`` s takes, in the classification term alone, (1 − s) · CE(z, y) + s · mean_k CE(z, k) for CE(z, y):
+in natural training and AT the cross-entropy, in TRADES that of the clean images, in MART the first summand of the BCE.
+KL terms, MART's margin and weight, FSR's losses and every attack keep the hard labels.
+"""
 
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
@@ -11,7 +16,8 @@ from fsrobust.attacks import PGD, Ball, Linf
 from fsrobust.attacks.losses import kl_divergence
 from fsrobust.plugin import Guarded, Parts, recalibration_loss, separation_loss
 from fsrobust.plugin.loss import Nonrobust
-from fsrobust.types import Images, Labels, Logits
+from fsrobust.train.awp import AWP
+from fsrobust.types import Images, InputError, Labels, Logits, PerSample
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,22 @@ class FSRWeights:
     nonrobust: Nonrobust = "mispredicted"
 
 
-def classify(model: nn.Module, x: Images, y: Labels, weights: FSRWeights) -> Loss:
+def check_smoothing(share: float) -> None:
+    """Refuse a share of smoothed labels that is none.
+
+    Raises:
+        InputError: it is not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise InputError(f"Expected objective.label_smoothing in [0, 1), but got {share}")
+
+
+def classify(
+    model: nn.Module, x: Images, y: Labels, weights: FSRWeights, label_smoothing: float = 0.0
+) -> Loss:
     """Return CE(z, y), for a guarded model + λ_sep·L_sep + λ_rec·L_rec; one forward pass, mean reduction."""
     passed = _forward(model, x)
-    total = F.cross_entropy(passed.logits, y)
+    total = F.cross_entropy(passed.logits, y, label_smoothing=label_smoothing)
     return _with_fsr(total, {"classification": total.detach()}, passed, y, weights)
 
 
@@ -73,11 +91,15 @@ class Natural:
 
     fsr: FSRWeights = FSRWeights()
     attack: None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_smoothing(self.label_smoothing)
 
     def loss(self, model: nn.Module, x: Images, x_adv: Images, y: Labels) -> Loss:
         """Return the loss on ``x``; there are no adversarial images."""
         del x_adv
-        return classify(model, x, y, self.fsr)
+        return classify(model, x, y, self.fsr, self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -92,8 +114,11 @@ class AT:
     steps: int = 10
     step_size: float = 2 / 255
     fsr: FSRWeights = FSRWeights()
+    label_smoothing: float = 0.0
+    awp: AWP = field(default_factory=AWP)
 
     def __post_init__(self) -> None:
+        check_smoothing(self.label_smoothing)
         _ = self.attack  # steps and sizes that make no sense are refused here, not at the first batch
 
     @property
@@ -104,7 +129,7 @@ class AT:
     def loss(self, model: nn.Module, x: Images, x_adv: Images, y: Labels) -> Loss:
         """Return the loss on ``x_adv``."""
         del x
-        return classify(model, x_adv, y, self.fsr)
+        return classify(model, x_adv, y, self.fsr, self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -122,8 +147,11 @@ class TRADES:
     beta: float = 6.0
     fsr: FSRWeights = FSRWeights()
     share_noise: bool = False
+    label_smoothing: float = 0.0
+    awp: AWP = field(default_factory=AWP)
 
     def __post_init__(self) -> None:
+        check_smoothing(self.label_smoothing)
         _ = self.attack
 
     @property
@@ -134,7 +162,7 @@ class TRADES:
     def loss(self, model: nn.Module, x: Images, x_adv: Images, y: Labels) -> Loss:
         """Return the loss of a clean and an adversarial pass."""
         clean, adversarial = _two_passes(model, x, x_adv, share_noise=self.share_noise)
-        natural = F.cross_entropy(clean, y)
+        natural = F.cross_entropy(clean, y, label_smoothing=self.label_smoothing)
         robust = kl_divergence(clean.log_softmax(1), adversarial.logits.log_softmax(1)).mean()
         terms = {"classification": natural.detach(), "robustness": robust.detach()}
         return _with_fsr(natural + self.beta * robust, terms, adversarial, y, self.fsr)
@@ -155,8 +183,11 @@ class MART:
     weight: float = 5.0
     fsr: FSRWeights = FSRWeights()
     share_noise: bool = False
+    label_smoothing: float = 0.0
+    awp: AWP = field(default_factory=AWP)
 
     def __post_init__(self) -> None:
+        check_smoothing(self.label_smoothing)
         _ = self.attack
 
     @property
@@ -169,7 +200,7 @@ class MART:
         clean, adversarial = _two_passes(model, x, x_adv, share_noise=self.share_noise)
         log_p, log_q = clean.log_softmax(1), adversarial.logits.log_softmax(1)
         wrong = log_q.exp().scatter(1, y[:, None], 0.0).amax(1)
-        boosted = (F.nll_loss(log_q, y, reduction="none") - (1.0001 - wrong).log()).mean()
+        boosted = (_smoothed(log_q, y, self.label_smoothing) - (1.0001 - wrong).log()).mean()
         doubt = 1 - log_p.exp().gather(1, y[:, None]).squeeze(1)
         robust = (kl_divergence(log_p, log_q) * doubt).mean()
         terms = {"classification": boosted.detach(), "robustness": robust.detach()}
@@ -178,6 +209,12 @@ class MART:
 
 JITTER: Final = 0.001
 """Standard deviation of the start of TRADES' and MART's attacks, in pixels of [0, 1]."""
+
+
+def _smoothed(log_p: Logits, y: Labels, share: float) -> PerSample:
+    """Return −(1 − s) log p[y] − s · mean_k log p[k]."""
+    hard = F.nll_loss(log_p, y, reduction="none")
+    return hard if share == 0 else (1 - share) * hard - share * log_p.mean(1)
 
 
 @dataclass(frozen=True)
@@ -222,11 +259,3 @@ def _with_fsr(total: Tensor, terms: dict[str, Tensor], passed: _Pass, y: Labels,
         terms = {**terms, "separation": separation.detach()}
     terms = {**terms, "recalibration": recalibration.detach(), **mask_statistics(passed.parts)}
     return Loss(total, terms, passed.logits.detach())
-
-
-OBJECTIVES: Final[dict[str, type[Natural | AT | TRADES | MART]]] = {
-    "natural": Natural,
-    "at": AT,
-    "trades": TRADES,
-    "mart": MART,
-}

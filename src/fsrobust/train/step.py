@@ -12,6 +12,7 @@ from fsrobust.attacks.compiled import compiled_or_eager
 from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.attacks.view import FrozenView, Plain, View, multiplies_bf16
 from fsrobust.seeding import Noise
+from fsrobust.train.awp import perturbed
 from fsrobust.train.objectives import Loss, Objective
 from fsrobust.train.telemetry import Laps
 from fsrobust.types import Images, Labels, unknown_name
@@ -26,7 +27,8 @@ class Step:
 
     ``view`` is the model as attacks and validation query it: its weights at the last refresh. ``precision``
     wraps the forward pass that learns and ``layout`` is the memory order of images; the reference engine has
-    neither. ``notes`` collects what the engine had to do without.
+    neither. ``gamma`` is the present γ of the weights' perturbation. ``notes`` collects what the engine had to do
+    without.
     """
 
     model: nn.Module
@@ -36,6 +38,7 @@ class Step:
     precision: Callable[[], AbstractContextManager[object]] = nullcontext
     layout: torch.memory_format = torch.contiguous_format
     compiled: bool = False
+    gamma: float = 0.0
     notes: list[str] = field(default_factory=list)
     laps: Laps = field(init=False)
     _loss: Learn = field(init=False)
@@ -64,15 +67,28 @@ class Step:
             return attack.run(Probe(self.view, checked=False), x, y, noise).detach()
 
     def learn(self, x: Images, x_adv: Images, y: Labels) -> Loss:
-        """Update the weights on these images; the loss's terms gain the norm of its gradient."""
+        """Update the weights on these images; the loss's terms gain the norm of its gradient.
+
+        Where weights are perturbed, loss and gradient are those at the perturbed ones; the update, momentum and
+        weight decay are of the weights as they were.
+        """
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(x, x_adv, y)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        with perturbed(self.model, lambda: self._loss(x, x_adv, y).total, gamma=self.gamma):
+            loss = self._loss(x, x_adv, y)
+            loss.total.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         loss.terms["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
         self.optimiser.step()
         return loss
+
+    def look(self, x: Images, y: Labels, noise: Noise) -> None:
+        """Pass a batch through as a step would, without learning: batch norms in train mode see what it shows."""
+        x = x.contiguous(memory_format=self.layout)
+        x_adv = self.attack(x, y, noise)
+        self.model.train()
+        with torch.no_grad():
+            self.loss(x, x_adv, y)
 
     def loss(self, x: Images, x_adv: Images, y: Labels) -> Loss:
         """Return the objective's loss in the engine's precision."""

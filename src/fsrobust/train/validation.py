@@ -1,31 +1,40 @@
 """Accuracy on the validation split, by which the best checkpoint is chosen; never on test."""
 
 import torch
+from torch import Tensor
 
+from fsrobust.attacks import PGD
 from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.data import Dataset
 from fsrobust.data.batches import evaluation_batches, pixels
 from fsrobust.seeding import Noise
+from fsrobust.train.objectives import Objective
 from fsrobust.train.step import Step
 
 
 def validate(step: Step, data: Dataset, *, batch: int, seed: int) -> dict[str, float]:
     """Return natural accuracy and, if the objective attacks, accuracy under its attack, as the engine sees it.
 
-    The attack's noise is the same in every epoch, so that epochs are compared, not draws.
+    An objective may name a stronger attack, ``check``, to be judged by: "robust" is then under that, and "one_step"
+    under its own. The attack's noise is the same in every epoch, so that epochs are compared, not draws.
     """
-    attacked = step.objective.attack is not None
-    natural, robust = [], []
+    attacks = _attacks(step.objective)
+    right: dict[str, list[Tensor]] = {name: [] for name in ("natural", *attacks)}
     with under_attack(step.model):
         step.view.refresh()
         probe = Probe(step.view)
         for part in evaluation_batches(len(data), batch=batch):
             x, y = pixels(data.images[part]), data.labels[part]
-            natural.append((probe.logits(x).argmax(1) == y).sum())
-            if attacked:
-                x_adv = step.attack(x, y, Noise.of(data.ids[part], seed, "validation"))
-                robust.append((probe.logits(x_adv).argmax(1) == y).sum())
-    row = {"validation_natural": float(torch.stack(natural).sum()) / len(data)}
-    if attacked:
-        row["validation_robust"] = float(torch.stack(robust).sum()) / len(data)
-    return row
+            right["natural"].append((probe.logits(x).argmax(1) == y).sum())
+            noise = Noise.of(data.ids[part], seed, "validation")
+            for name, attack in attacks.items():
+                x_adv = attack.run(Probe(step.view, checked=False), x, y, noise).detach()
+                right[name].append((probe.logits(x_adv).argmax(1) == y).sum())
+    return {f"validation_{name}": float(torch.stack(v).sum()) / len(data) for name, v in right.items()}
+
+
+def _attacks(objective: Objective) -> dict[str, PGD]:
+    if objective.attack is None:
+        return {}
+    check = getattr(objective, "check", None)
+    return {"robust": objective.attack} if check is None else {"robust": check, "one_step": objective.attack}
