@@ -11,6 +11,7 @@ from fsrobust.data import Dataset
 from fsrobust.data.batches import crop_flip, pixels
 from fsrobust.seeding import Noise, derive
 from fsrobust.train.config import TrainConfig, TrainingError
+from fsrobust.train.freezing import parameter_groups
 from fsrobust.train.graph import CapturedStep, Work, check_replay
 from fsrobust.train.objectives import Objective
 from fsrobust.train.step import Step, fast_step, reference_step
@@ -36,7 +37,7 @@ class Learner:
         self.device = next(model.parameters()).device
         on_gpu = self.device.type == "cuda" and train.engine == "fast"
         self.optimiser = torch.optim.SGD(
-            model.parameters(),
+            parameter_groups(model, train.host_lr),
             lr=train.lr,
             momentum=train.momentum,
             weight_decay=train.weight_decay,
@@ -57,7 +58,12 @@ class Learner:
     def begin(self, epoch: int, lr: float) -> None:
         """Turn to an epoch (1-based): what a recorded step holds as constants is from now on other."""
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
+        if self.step.host.freeze(frozen=epoch <= self.train.frozen_epochs):
+            self._eager_steps = 0  # parameters get their momenta in an eager step, which a recording needs
+            self.say(
+                f"epoch {epoch}: " + ("only the plug-in learns" if self.step.host.frozen else "all learn")
+            )
         self._epoch = epoch
         self._work = self._take
 
@@ -147,7 +153,7 @@ class Learner:
                 say=lambda _text: None,
             )
             trial._capturing = False
-            trial.begin(1, lr=0.0)
+            trial.begin(self._epoch, lr=0.0)
             trial._take(indices)
         except Exception as error:
             if not is_out_of_memory(error):

@@ -99,6 +99,7 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
         stopwatch = stack.enter_context(Stopwatch(time_limit))
         stack.enter_context(_own_randomness(model))
         run = _Run(model, data, objective, train, out, reporter or Silent())
+        stack.callback(run.learner.step.host.freeze, frozen=False)
         run.open(config or {}, resume=resume)
         return run.go(stopwatch)
 

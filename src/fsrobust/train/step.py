@@ -12,6 +12,7 @@ from fsrobust.attacks.compiled import compiled_or_eager
 from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.attacks.view import FrozenView, Plain, View, multiplies_bf16
 from fsrobust.seeding import Noise
+from fsrobust.train.freezing import Host
 from fsrobust.train.objectives import Loss, Objective
 from fsrobust.train.telemetry import Laps
 from fsrobust.types import Images, Labels, unknown_name
@@ -38,10 +39,12 @@ class Step:
     compiled: bool = False
     notes: list[str] = field(default_factory=list)
     laps: Laps = field(init=False)
+    host: Host = field(init=False)
     _loss: Learn = field(init=False)
 
     def __post_init__(self) -> None:
         self.laps = Laps(next(self.model.parameters()).device)
+        self.host = Host(self.model)
         self._loss = self.loss
         if self.compiled:
             self._loss = compiled_or_eager(self.loss, "the training pass", self.notes)
@@ -66,6 +69,7 @@ class Step:
     def learn(self, x: Images, x_adv: Images, y: Labels) -> Loss:
         """Update the weights on these images; the loss's terms gain the norm of its gradient."""
         self.model.train()
+        self.host.settle()
         self.optimiser.zero_grad(set_to_none=True)
         loss = self._loss(x, x_adv, y)
         loss.total.backward()  # type: ignore[no-untyped-call]
