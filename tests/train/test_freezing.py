@@ -1,6 +1,7 @@
 """Fine-tuning: while the host is frozen it stands still to the last bit, and only the plug-in learns."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_stopped_and_resumed_is_undisturbed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, steps: int
 ) -> None:
     """Stopped while frozen, at the thaw (after 5 batches) or after it: same weights, same metrics."""
-    changes = {"engine": engine, "frozen_epochs": 1, "host_lr": 0.5}
+    changes: dict[str, Any] = {"engine": engine, "frozen_epochs": 1, "host_lr": 0.5}
     whole = train(tmp_path / "whole", fsr="paper", **changes)
     asked = iter(range(1000))
     with monkeypatch.context() as patch:
@@ -92,7 +93,7 @@ def test_stopped_and_resumed_is_undisturbed(
 def test_the_hosts_rate_is_a_share_of_the_plug_ins() -> None:
     """One step of plain gradient descent moves the host half as far at half its rate, the plug-in as far."""
     start = dict(net(fsr="paper").named_parameters())
-    plain = {"epochs": 1, "batch": 36, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.01}
+    plain: dict[str, Any] = {"epochs": 1, "batch": 36, "momentum": 0.0, "weight_decay": 0.0, "lr": 0.01}
     full = dict(trained(net(fsr="paper"), **plain).named_parameters())
     half = dict(trained(net(fsr="paper"), host_lr=0.5, **plain).named_parameters())
     for name, origin in start.items():

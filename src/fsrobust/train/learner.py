@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fsrobust.attacks.compiled import first_line, is_out_of_memory
-from fsrobust.data import Dataset
+from fsrobust.data import Dataset, Source
 from fsrobust.data.batches import crop_flip, pixels
 from fsrobust.seeding import Noise, derive
 from fsrobust.train.config import TrainConfig, TrainingError
@@ -26,7 +26,7 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        data: Dataset,
+        data: Source,
         objective: Objective,
         train: TrainConfig,
         *,
@@ -50,7 +50,8 @@ class Learner:
             if train.engine == "fast"
             else reference_step(model, objective, self.optimiser)
         )
-        self._capturing = on_gpu and compiled
+        # a recording reads its images where they stay; those from disk come anew for each batch
+        self._capturing = on_gpu and compiled and isinstance(data, Dataset)
         self._epoch = 0
         self._work: Work = self._take
         self._eager_steps = 0
@@ -94,7 +95,7 @@ class Learner:
         return numbers
 
     def _take(self, indices: Tensor) -> dict[str, Tensor]:
-        images, y, ids = self.data.images[indices], self.data.labels[indices], self.data.ids[indices]
+        images, y, ids = self.data.at(indices), self.data.labels[indices], self.data.ids[indices]
         noise = Noise.of(ids, self.train.seed, "train", self._epoch)
         if self.train.augment == "crop_flip":
             images = crop_flip(images, noise.fold("augment"))
