@@ -138,7 +138,7 @@ def test_a_run_is_described_in_plain_values(name: str) -> None:
     described = recipe(name).describe()
     again = json.loads(json.dumps(described, allow_nan=False))
     assert set(again) == {
-        "recipe", "title", "data", "model", "objective", "train", "evaluation", "published",
+        "recipe", "title", "data", "model", "objective", "train", "evaluation", "published", "image_size", "init",
     }  # fmt: skip
     if name.startswith("cifar10"):
         assert again["objective"]["eps"] == again["evaluation"]["eps"] == "8/255"
