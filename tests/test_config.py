@@ -19,6 +19,7 @@ BASE = "cifar10-resnet18-at-fsr"
     ("text", "value"),
     [
         ("8/255", 8 / 255),
+        ("0.5/255", 0.5 / 255),  # as reports and config.json write it
         ("0.03", 0.03),
         ("1e-3", 1e-3),
         ("0", 0.0),

@@ -19,7 +19,7 @@ from fsrobust.types import InputError, unknown_name
 
 
 def parse_fraction(value: str | float) -> float:
-    """Return a number written as "8/255", "0.03" or already a number.
+    """Return a number written as "8/255", "0.5/255", "0.03" or already a number.
 
     >>> parse_fraction("8/255") == 8 / 255
     True
@@ -28,7 +28,12 @@ def parse_fraction(value: str | float) -> float:
         InputError: anything else.
     """
     try:
-        return float(Fraction(value)) if isinstance(value, str) else float(value)
+        if not isinstance(value, str):
+            return float(value)
+        above, *below = map(Fraction, value.split("/"))
+        if len(below) > 1:
+            raise ValueError("two fractions at once")
+        return float(above / below[0] if below else above)
     except (ValueError, ArithmeticError) as error:
         raise InputError(f'Expected a number such as 8/255 or 0.03, but got "{value}"') from error
 
