@@ -19,7 +19,8 @@ from fsrobust.config import Run, override
 from fsrobust.data import Dataset, load_dataset
 from fsrobust.data.batches import pixels
 from fsrobust.recipes import recipe
-from fsrobust.recipes.execute import initial_model, pick_device
+from fsrobust.recipes.execute import pick_device
+from fsrobust.recipes.start import initial_model
 from fsrobust.records import read_json
 
 Numbers = dict[str, float]

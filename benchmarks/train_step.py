@@ -17,7 +17,8 @@ from benchmarks import common
 from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.recipes import recipe
-from fsrobust.recipes.execute import initial_model, pick_device
+from fsrobust.recipes.execute import pick_device
+from fsrobust.recipes.start import initial_model
 from fsrobust.train.learner import Learner
 
 ENGINES = ("reference", "fast")

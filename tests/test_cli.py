@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fsrobust.cli import run
 from fsrobust.plugin import attach, create_model
 from fsrobust.records import locked
 from fsrobust.types import InputError
+from tests.images import make_folder
 
 TINY = [
     *("--set", "train.epochs=1", "--set", "model.width=4", "--set", "train.batch=256"),
@@ -96,6 +98,22 @@ def _out_of_range(tmp_path: Path) -> str:
     return f"npz:{tmp_path / 'bright.npz'}"
 
 
+def _folder(tmp_path: Path, image: Image.Image | None = None, *, classes: int = 2) -> str:
+    """Return a folder of sound images, but for one in the training split."""
+    folder = make_folder(tmp_path / "own", classes=classes, train=12)
+    if image is not None:
+        image.save(folder / "train" / "class0" / "001.png")
+    return f"folder:{folder}"
+
+
+def _wide(width: int, height: int) -> Image.Image:
+    """Return an image of these sizes of which nothing is seen, one bit a pixel."""
+    return Image.new("1", (width, height))
+
+
+FINE = ["train", "finetune-at-fsr", "--init"]
+FOREIGN = [*FINE, "tests.foreign:resnet"]
+
 BAD: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "recipe": (lambda _, __: ["train", "digits-ta"], 'did you mean "digits-at"'),
     "setting": (lambda _, __: ["train", "digits-at", "--set", "train.epoch=3"], "train.epochs"),
@@ -111,6 +129,76 @@ BAD: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "empty class": (lambda _, t: ["train", "digits-at", "--data", _empty_class(t)], "cat"),
     "unreadable image": (lambda _, t: ["train", "digits-at", "--data", _unreadable(t)], "one.png"),
     "pixels": (lambda _, t: ["train", "digits-at", "--data", _out_of_range(t)], "1.5"),
+    "no folder": (lambda _, t: ["train", "digits-at", "--data", f"folder:{t / 'x'}"], "train/CLASS/"),
+    "no array file": (lambda _, t: ["train", "digits-at", "--data", f"npz:{t / 'x.npz'}"], "no such file"),
+    "one class": (lambda _, t: ["train", "digits-at", "--data", _folder(t, classes=1)], "two class folders"),
+    "16 bits": (
+        lambda _, t: ["train", "digits-at", "--data", _folder(t, Image.new("I;16", (8, 8)))],
+        "8 bits a pixel",
+    ),
+    "huge image": (
+        lambda _, t: ["train", "digits-at", "--data", _folder(t, _wide(20_000, 10_000))],
+        "DecompressionBomb",
+    ),
+    "mixed sizes": (
+        lambda _, t: ["train", "digits-at", "--data", _folder(t, _wide(9, 9))],
+        "--image-size 64",
+    ),
+    "mixed sizes, disk": (
+        lambda _, t: ["train", "digits-at", "--keep", "disk", "--data", _folder(t, _wide(9, 9))],
+        "--image-size 64",
+    ),
+    "resized arrays": (lambda _, __: ["train", "digits-at", "--image-size", "8"], "leave out --image-size 8"),
+    "resized arrays, evaluation": (
+        lambda r, __: ["evaluate", str(r), "--image-size", "8"],
+        "leave out --image-size 8",
+    ),
+    "image size": (
+        lambda _, t: ["train", "digits-at", "--data", _folder(t), "--image-size", "0"],
+        "at least 1 pixel",
+    ),
+    "keep": (lambda _, __: ["train", "digits-at", "--keep", "ram"], "auto, memory or disk"),
+    "keep arrays": (lambda _, __: ["train", "digits-at", "--keep", "disk"], "leave out --keep disk"),
+    "no init": (lambda _, __: ["train", "finetune-at-fsr", "--data", "digits"], "--init RUN"),
+    "no data to tune on": (lambda r, _: [*FINE, str(r)], "--data folder:PATH"),
+    "init": (lambda _, __: [*FINE, "nowhere", "--data", "digits"], "nowhere"),
+    "init, no weights": (lambda _, t: [*FINE, str(t), "--data", "digits"], "config.json"),
+    "init, module": (lambda _, __: [*FINE, "no.such:thing", "--data", "digits"], "no.such"),
+    "init, classes": (lambda _, t: [*FOREIGN, "--data", _folder(t)], "logits of 2 classes"),
+    "init, layer": (
+        lambda _, t: [*FOREIGN, "--data", _folder(t, classes=3), "--attach", "x"],
+        "layer2.0.bn1",
+    ),
+    "init, flat layer": (
+        lambda _, t: [*FOREIGN, "--data", _folder(t, classes=3), "--attach", "fc"],
+        "NCHW",
+    ),
+    "attach": (lambda _, __: ["train", "digits-at", "--attach", "layer9"], "layer3"),
+    "attach twice": (
+        lambda r, _: [*FINE, str(r), "--data", "digits", "--attach", "layer2"],
+        "--attach layer2",
+    ),
+    "attach and fsr": (
+        lambda _, __: ["train", "digits-at", "--attach", "layer2", "--set", "model.fsr=layer3"],
+        "--set model.fsr and --attach",
+    ),
+    "init and width": (
+        lambda r, _: ["train", "digits-at", "--init", str(r), "--set", "model.width=4"],
+        "--set model.width and --init",
+    ),
+    "engine twice": (
+        lambda _, __: ["train", "digits-at", "--engine", "fast", "--set", "train.engine=fast"],
+        "--set train.engine and --engine",
+    ),
+    "nothing to freeze": (
+        lambda _, __: ["train", "digits-at", *TINY, "--set", "train.frozen_epochs=1"],
+        "train.frozen_epochs=0",
+    ),
+    "best of a file": (lambda _, __: ["evaluate", "tests.test_cli:foreign", "--checkpoint", "best"], "best"),
+    "foreign classes": (
+        lambda _, t: ["evaluate", "tests.foreign:resnet", "--data", _folder(t)],
+        "logits of 2 classes",
+    ),
     "run exists": (lambda r, _: ["train", "digits-at-fsr", *TINY, "--out", str(r)], "--resume"),
     "other run": (lambda r, _: ["train", "digits-at", *TINY, "--out", str(r), "--resume"], "another"),
     "channels": (lambda r, t: ["evaluate", str(r), "--data", _colour(t)], "3 channels"),

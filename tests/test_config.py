@@ -19,6 +19,7 @@ BASE = "cifar10-resnet18-at-fsr"
     ("text", "value"),
     [
         ("8/255", 8 / 255),
+        ("0.5/255", 0.5 / 255),  # as reports and config.json write it
         ("0.03", 0.03),
         ("1e-3", 1e-3),
         ("0", 0.0),
@@ -147,7 +148,7 @@ def test_a_run_is_described_in_plain_values(name: str) -> None:
     described = recipe(name).describe()
     again = json.loads(json.dumps(described, allow_nan=False))
     assert set(again) == {
-        "recipe", "title", "data", "model", "objective", "train", "evaluation", "published",
+        "recipe", "title", "data", "model", "objective", "train", "evaluation", "published", "image_size", "init",
     }  # fmt: skip
     if name.startswith("cifar10"):
         assert again["objective"]["eps"] == again["evaluation"]["eps"] == "8/255"

@@ -20,7 +20,7 @@ from fsrobust.types import InputError, unknown_name
 
 
 def parse_fraction(value: str | float) -> float:
-    """Return a number written as "8/255", "0.03" or already a number.
+    """Return a number written as "8/255", "0.5/255", "0.03" or already a number.
 
     >>> parse_fraction("8/255") == 8 / 255
     True
@@ -29,7 +29,12 @@ def parse_fraction(value: str | float) -> float:
         InputError: anything else.
     """
     try:
-        return float(Fraction(value)) if isinstance(value, str) else float(value)
+        if not isinstance(value, str):
+            return float(value)
+        above, *below = map(Fraction, value.split("/"))
+        if len(below) > 1:
+            raise ValueError("two fractions at once")
+        return float(above / below[0] if below else above)
     except (ValueError, ArithmeticError) as error:
         raise InputError(f'Expected a number such as 8/255 or 0.03, but got "{value}"') from error
 
@@ -111,8 +116,21 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Init:
+    """Where the first weights came from: as given, their fingerprint, and C, H, W of the images then."""
+
+    source: str
+    sha256: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Run:
-    """Everything that determines a run but the machine it runs on."""
+    """Everything that determines a run but the machine it runs on.
+
+    ``data`` is "" in a recipe for one's own data. Where ``init`` came from a factory, ``model.name`` is that
+    factory. ``image_size`` is what images of a folder are resized to.
+    """
 
     recipe: str
     title: str
@@ -122,10 +140,16 @@ class Run:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = EvaluationConfig()
     published: Published | None = field(default=None, compare=False)
+    image_size: int | None = None
+    init: Init | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the run as plain values for config.json; radii as the field writes them."""
         values = dataclasses.asdict(dataclasses.replace(self, objective=self.objective.resolved()))
+        if ":" in self.model.name:  # a factory's network has no such settings
+            values["model"] = {
+                k: v for k, v in values["model"].items() if k not in ("width", "stem", "normalize")
+            }
         for part in ("objective", "evaluation"):
             for name in ("eps", "step_size"):
                 if name in values[part]:
@@ -161,7 +185,7 @@ def _replace(value: Any, path: str, keys: list[str], text: str) -> Any:
     key, rest = keys[0], keys[1:]
     hints = get_type_hints(type(value), include_extras=True)
     prefix = path.removesuffix(".".join(keys))
-    fixed = ("recipe", "title", "published", "data") if not prefix else ()
+    fixed = ("recipe", "title", "published", "data", "image_size", "init") if not prefix else ()
     known = [name for name in hints if name not in fixed]
     if key not in known:
         raise unknown_name("setting", prefix + key, [prefix + name for name in known])

@@ -201,7 +201,7 @@ def test_the_batch_shrinks_with_the_memory(robust: nn.Module, monkeypatch: pytes
     x, _ = pilots()
     sizes = []
     for free in (1e15, 2e7, 1.0):
-        monkeypatch.setattr(searching, "_free_memory", lambda _device, free=free: free)
+        monkeypatch.setattr(searching, "free_memory", lambda _device, free=free: free)
         sizes.append(choose_batch(robust, x))
     assert sizes[0] == 256
     assert 1 < sizes[1] < 256

@@ -9,7 +9,8 @@ from fsrobust.attacks import Linf
 from fsrobust.models import MODELS
 from fsrobust.plugin import FSR, Guarded, build
 from fsrobust.recipes import RECIPES, recipe
-from fsrobust.recipes.execute import adapt, expand_attacks, initial_model
+from fsrobust.recipes.execute import expand_attacks
+from fsrobust.recipes.start import adapt, initial_model
 from fsrobust.train import AT, Natural
 from fsrobust.types import InputError
 from tests.helpers import fingerprint

@@ -10,7 +10,7 @@ from fsrobust.cli import inspect
 from fsrobust.cli.data import data_app
 from fsrobust.cli.diagnose import diagnose
 from fsrobust.cli.evaluate import evaluate
-from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, console, print_json
+from fsrobust.cli.options import DataName, DataRoot, Device, ImageSize, Json, Seed, console, print_json
 from fsrobust.cli.reproduce import reproduce
 from fsrobust.types import InputError
 
@@ -68,6 +68,18 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run directory; runs/RECIPE-sSEED by default.")] = None,
     data: DataName = None,
     data_root: DataRoot = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Start from trained weights: RUN, FILE or pkg.module:factory."),
+    ] = None,
+    attach: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer of the network for the plug-in; repeat it, or a,b."),
+    ] = None,
+    image_size: ImageSize = None,
+    keep: Annotated[
+        str, typer.Option(help="A folder's images: memory, disk, or auto, by their size.")
+    ] = "auto",
     engine: Annotated[
         str | None, typer.Option(help="fast or reference; short for --set train.engine=…")
     ] = None,
@@ -81,23 +93,33 @@ def train(
 ) -> None:
     """Train a recipe into a run directory; stopped at any time, --resume goes on."""
     from fsrobust.config import default_folder, override
-    from fsrobust.data import load_dataset
     from fsrobust.progress import ConsoleReporter, TensorBoardReporter, parse_duration
-    from fsrobust.recipes import execute
+    from fsrobust.recipes import execute, start
     from fsrobust.recipes import recipe as find
 
+    start.refuse_clashes(settings or [], init=init, attach=attach or [], engine=engine)
     engine_setting = [f"train.engine={engine}"] if engine else []
     run = override(find(recipe), [*(settings or []), *engine_setting])
     limit = parse_duration(time_limit) if time_limit else None
-    samples = load_dataset(data or run.data, "train", root=data_root)
-    run = execute.adapt(run, samples) if data else run
-    folder = out or default_folder(run)
+    folder, where = out or default_folder(run), execute.pick_device(device)
     with ConsoleReporter(console(quiet=as_json)) as reporter:
-        history = execute.train_run(
+        begun = start.prepare(
             run,
-            samples,
+            data=data,
+            root=data_root,
+            image_size=image_size,
+            keep=keep,
+            init=init,
+            attach=attach or [],
+            device=where,
+            say=reporter.say,
+        )
+        history = execute.train_run(
+            begun.run,
+            begun.data,
+            model=begun.model,
             out=folder,
-            device=execute.pick_device(device),
+            device=where,
             resume=resume,
             time_limit=limit,
             reporter=TensorBoardReporter(reporter, folder / "tensorboard") if tensorboard else reporter,

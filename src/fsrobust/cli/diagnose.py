@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, console, print_json
+from fsrobust.cli.options import DataName, DataRoot, Device, ImageSize, Json, Seed, console, print_json
 
 
 def diagnose(
     target: Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")],
     data: DataName = None,
     data_root: DataRoot = None,
+    image_size: ImageSize = None,
     eps: Annotated[str | None, typer.Option(help="Radius, as 8/255; the run's own by default.")] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2; the run's own by default.")] = None,
     checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
@@ -36,6 +37,7 @@ def diagnose(
         execute.find_target(target, checkpoint=checkpoint),
         data=data,
         root=data_root,
+        image_size=image_size,
         norm=norm,
         eps=eps,
         limit=limit,

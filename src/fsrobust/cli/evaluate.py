@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, console, print_json
+from fsrobust.cli.options import DataName, DataRoot, Device, ImageSize, Json, Seed, console, print_json
 
 
 def evaluate(
@@ -19,6 +19,7 @@ def evaluate(
     ] = None,
     data: DataName = None,
     data_root: DataRoot = None,
+    image_size: ImageSize = None,
     eps: Annotated[str | None, typer.Option(help="Radius, as 8/255; the run's own by default.")] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2; the run's own by default.")] = None,
     checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
@@ -58,6 +59,7 @@ def evaluate(
     plan = {
         "data": data,
         "root": data_root,
+        "image_size": image_size,
         "norm": norm,
         "eps": eps,
         "limit": limit,

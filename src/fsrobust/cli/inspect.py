@@ -75,6 +75,7 @@ def estimate(
     from fsrobust.config import override
     from fsrobust.data import load_dataset
     from fsrobust.recipes import execute, inspect, recipe
+    from fsrobust.recipes.start import adapt
 
     place = execute.pick_device(device)
     if inspect.is_target(what):
@@ -93,7 +94,7 @@ def estimate(
     else:
         run = override(recipe(what), settings or [])
         samples = load_dataset(data or run.data, "train", root=data_root)
-        found = inspect.cost_of_run(execute.adapt(run, samples) if data else run, samples, place)
+        found = inspect.cost_of_run(adapt(run, samples) if data else run, samples, place)
     print_json(found.summary()) if as_json else typer.echo(_lines(found))
 
 

@@ -16,6 +16,10 @@ DataName = Annotated[
     str | None,
     typer.Option("--data", help="A row of `data list`, npz:FILE or folder:PATH instead of the recipe's."),
 ]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(help="Resize a folder's images to squares of so many pixels; a run keeps its own."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the first GPU if there is one.")]
 Seed = Annotated[int, typer.Option(help="What all noise and the choice of samples depend on.")]
 

@@ -1,10 +1,11 @@
 """Data sets: what one is, how to load one by name, and how to draw from one."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Int, UInt8
@@ -105,6 +106,18 @@ class Dataset:
             ids=self.ids.to(device),
         )
 
+    def at(self, indices: Int[Tensor, " B"]) -> UInt8[Tensor, "B C H W"]:
+        """Return the images at ``indices``, on the device."""
+        return self.images[indices]
+
+    def stream(self, order: Int[Tensor, "steps batch"]) -> Iterator[Int[Tensor, " batch"]]:
+        """Yield the rows of ``order``: what stays on disk uses the time to decode ahead."""
+        yield from order
+
+    def resident(self) -> "Dataset":
+        """Return itself: all images are in memory."""
+        return self
+
 
 def load_dataset(
     name: str, split: Split, *, root: Path | None = None, image_size: int | None = None
@@ -137,15 +150,9 @@ def load_dataset(
 
 def _read(name: str, split: Split, root: Path | None, image_size: int | None) -> Samples:
     kind, _, path = name.partition(":")
+    check_resizable(name, image_size)
     if kind == "folder" and path:
-        if image_size is not None and image_size < 1:
-            raise InputError(f"Expected an image size of at least 1 pixel, but got {image_size}")
         return read_folder(Path(path).expanduser(), split, image_size=image_size)
-    if image_size is not None:
-        raise InputError(
-            f"Expected folder:PATH as data to be resized to {image_size} pixels, "
-            f"but got {name}; leave the image size out"
-        )
     if kind == "npz" and path:
         return read_npz(Path(path).expanduser(), split)
     if kind == "synthetic" and path:
@@ -155,7 +162,38 @@ def _read(name: str, split: Split, root: Path | None, image_size: int | None) ->
     return spec.read(locate(name, split, root=root) if spec.layouts else (), split)
 
 
-def hold_out(train: Dataset, *, count: int, seed: int) -> tuple[Dataset, Dataset]:
+def check_resizable(name: str, image_size: int | None) -> None:
+    """Refuse an image size below 1, and one for data that are no folder of images."""
+    if image_size is None:
+        return
+    if not name.startswith("folder:"):
+        raise InputError(
+            f"Expected folder:PATH as data to be resized to {image_size} pixels, "
+            f"but got {name}; leave out --image-size {image_size}"
+        )
+    if image_size < 1:
+        raise InputError(f"Expected an image size of at least 1 pixel, but got {image_size}")
+
+
+@runtime_checkable
+class Selectable(Protocol):
+    """Samples of which some can be chosen."""
+
+    @property
+    def ids(self) -> Int[Tensor, " N"]:
+        """The samples' identities."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def select(self: "S", indices: Tensor, split: str | None = None) -> "S":
+        """Return the samples at ``indices``; ``split`` renames."""
+
+
+S = TypeVar("S", bound=Selectable)
+
+
+def hold_out(train: S, *, count: int, seed: int) -> tuple[S, S]:
     """Split a training set into the rest and a validation set, both in ascending order of ids.
 
     The choice is a pure function of the seed and the ids; at most a tenth is held out.
@@ -180,7 +218,7 @@ def hold_out(train: Dataset, *, count: int, seed: int) -> tuple[Dataset, Dataset
     )
 
 
-def draw(data: Dataset, *, count: int, seed: int) -> Dataset:
+def draw(data: S, *, count: int, seed: int) -> S:
     """Return ``count`` samples, or all if there are fewer, that the seed chooses, by ascending id.
 
     >>> draw(load_dataset("digits", "test"), count=3, seed=0).ids.tolist()
@@ -196,10 +234,10 @@ def draw(data: Dataset, *, count: int, seed: int) -> Dataset:
     return data.select(_by_id(data, _shuffled(data, seed, "draw")[:count]))
 
 
-def _shuffled(data: Dataset, seed: int, purpose: str) -> Tensor:
+def _shuffled(data: Selectable, seed: int, purpose: str) -> Tensor:
     """Return positions ordered by one random word per id: independent of the order they came in."""
     return Noise.of(data.ids, seed, purpose).words((1,))[:, 0].argsort(stable=True)
 
 
-def _by_id(data: Dataset, positions: Tensor) -> Tensor:
+def _by_id(data: Selectable, positions: Tensor) -> Tensor:
     return positions[data.ids[positions].argsort(stable=True)]

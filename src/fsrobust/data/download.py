@@ -74,7 +74,8 @@ def _refuse(spec: DatasetSpec, root: Path, source: str) -> list[Path]:
     got = f"neither {layouts}" if root.is_dir() else "no such folder"
     raise InputError(
         f"Expected {spec.title} in {root}, but got {got}; "
-        f"let {source} name the folder {spec.layouts[0].folder} or its parent"
+        f"let {source} name the folder {spec.layouts[0].folder} or its parent, "
+        "or leave it out and the files are downloaded"
     )
 
 

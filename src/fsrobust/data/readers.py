@@ -152,11 +152,32 @@ def read_folder(folder: Path, split: Split, *, image_size: int | None = None) ->
     Raises:
         InputError: A class folder is missing, empty or alone, or an image cannot be used.
     """
+    found = list_folder(folder, split)
+    return Samples(
+        _stack(found.files, image_size), found.labels, np.arange(len(found.files)), found.class_names
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class FolderFiles:
+    """The images of one split, not read yet: files in the order of classes and names, and their labels."""
+
+    files: tuple[Path, ...]
+    labels: Numbers
+    class_names: tuple[str, ...]
+
+
+def list_folder(folder: Path, split: Split) -> FolderFiles:
+    """Return the images ``folder/SPLIT/CLASS/*``, classes and files sorted by name.
+
+    Raises:
+        InputError: A class folder is missing, empty or alone, or holds images of a format that is not read.
+    """
     classes = _class_folders(folder)
     groups = {part: [_image_files(folder / part / name) for name in classes] for part in _SPLITS}
-    files = [file for group in groups[split] for file in group]
+    files = tuple(file for group in groups[split] for file in group)
     labels = np.repeat(np.arange(len(classes)), [len(group) for group in groups[split]])
-    return Samples(_stack(files, image_size), labels, np.arange(len(files)), tuple(classes))
+    return FolderFiles(files, labels, tuple(classes))
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -196,18 +217,31 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _stack(files: Sequence[Path], image_size: int | None) -> Bytes:
     """Return the decoded files as one array."""
-    first = decode(files[0], image_size)
-    height, width, _ = first.shape
-    images = np.empty((len(files), 3, height, width), np.uint8)
+    first = decode_square(files[0], image_size, None)
+    like = files[0], first.shape[1:]
+    images = np.empty((len(files), *first.shape), np.uint8)
     for position, file in enumerate(files):
-        pixels = decode(file, image_size)
-        if pixels.shape != first.shape or height != width:
-            raise InputError(
-                f"Expected square images of one size, but {files[0]} is {width}×{height} and {file} is "
-                f"{pixels.shape[1]}×{pixels.shape[0]}; resize them with, say, --image-size 64"
-            )
-        images[position] = pixels.transpose(2, 0, 1)
+        images[position] = decode_square(file, image_size, like)
     return images
+
+
+def decode_square(
+    file: Path, image_size: int | None, like: tuple[Path, tuple[int, ...]] | None
+) -> UInt8[np.ndarray, "3 H W"]:
+    """Return one image, which must be square, and as large as that of another file, ``like``.
+
+    Raises:
+        InputError: It is not, or cannot be decoded.
+    """
+    pixels = decode(file, image_size)
+    height, width, _ = pixels.shape
+    first, size = like or (file, (height, width))
+    if (height, width) != size or height != width:
+        raise InputError(
+            f"Expected square images of one size, but {first} is {size[1]}×{size[0]} and {file} is "
+            f"{width}×{height}; resize them with, say, --image-size 64"
+        )
+    return pixels.transpose(2, 0, 1)
 
 
 def decode(file: Path, image_size: int | None) -> UInt8[np.ndarray, "H W 3"]:

@@ -11,6 +11,7 @@ from fsrobust.attacks.compiled import first_line, is_out_of_memory
 from fsrobust.attacks.losses import cross_entropy
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
 from fsrobust.attacks.view import FrozenView, View, multiplies_bf16
+from fsrobust.data.memory import free_memory
 from fsrobust.types import Images, InputError, Labels
 
 Precision = Literal["fp32", "bf16"]
@@ -103,7 +104,7 @@ def choose_batch(model: nn.Module, x: Images) -> int:
     """
     largest = _LARGEST.get(x.device.type, 256)
     bytes_each = 2 * _activation_bytes(model, x[:1])
-    free = _SHARE * _free_memory(x.device)
+    free = _SHARE * free_memory(x.device)
     while largest > 1 and largest * bytes_each > free:
         largest //= 2
     return largest
@@ -152,14 +153,3 @@ def _activation_bytes(model: nn.Module, x: Images) -> int:
         for handle in handles:
             handle.remove()
     return sum(sizes) + x.numel() * x.element_size()
-
-
-def _free_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:  # noqa: PTH123 - a device file
-            lines = dict(line.split(":", 1) for line in file)
-        return float(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):  # not Linux: assume a small machine
-        return 4 * 2.0**30

@@ -40,19 +40,22 @@ class Subject:
 
     def identity(self) -> dict[str, object]:
         """Return what makes this model this model: every weight, and what is not a weight."""
-        state = self.model.state_dict()
         config = config_of(self.model)
-        weights = digest(
-            *(
-                part
-                for name, value in state.items()
-                for part in (name.encode(), memoryview(value.detach().cpu().contiguous().numpy()).cast("B"))
-                if len(part)
-            )
-        )
         # a foreign network's settings are in its repr, which may hold addresses of this process
         made = asdict(config) if config else re.sub(r" at 0x[0-9a-f]+", "", repr(self.model))
-        return {"weights_sha256": weights, "model": made}
+        return {"weights_sha256": weights_sha256(self.model), "model": made}
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the fingerprint of every tensor of a model's state, name and bits."""
+    return digest(
+        *(
+            part
+            for name, value in model.state_dict().items()
+            for part in (name.encode(), memoryview(value.detach().cpu().contiguous().numpy()).cast("B"))
+            if len(part)
+        )
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from fsrobust.recipes.cifar10 import (
     cifar10_resnet18_natural,
 )
 from fsrobust.recipes.digits import digits_at, digits_at_fsr, digits_natural
+from fsrobust.recipes.finetune import finetune_at, finetune_at_fsr
 from fsrobust.recipes.paper import paper_table
 from fsrobust.types import unknown_name
 
@@ -24,6 +25,8 @@ RECIPES: Final[dict[str, Callable[[], Run]]] = {
     "digits-natural": digits_natural,
     "digits-at": digits_at,
     "digits-at-fsr": digits_at_fsr,
+    "finetune-at": finetune_at,
+    "finetune-at-fsr": finetune_at_fsr,
 }
 
 

@@ -1,7 +1,5 @@
 """Carry out what the command line asks for: train a run, find and evaluate a target."""
 
-import importlib
-import inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,17 +9,18 @@ from torch import nn
 
 from fsrobust.attacks import ATTACKS, SUITES, Ball, make_ball
 from fsrobust.config import Run, parse_fraction
-from fsrobust.data import Dataset, draw, load_dataset
+from fsrobust.data import Source, draw, open_dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject
 from fsrobust.evaluate.adaptive import ADAPTIVE, surrogates_of
 from fsrobust.evaluate.engine import PILOTS
 from fsrobust.evaluate.searching import choose_precision
 from fsrobust.evaluate.store import device_of
-from fsrobust.plugin import build, config_of
+from fsrobust.plugin import config_of
+from fsrobust.recipes.networks import check_answers, find_network
+from fsrobust.recipes.start import initial_model
 from fsrobust.records import read_json
-from fsrobust.seeding import derive
-from fsrobust.train import History, Reporter, fit, load
+from fsrobust.train import History, Reporter, fit
 from fsrobust.types import InputError, unknown_name
 
 
@@ -42,26 +41,18 @@ def pick_device(name: str | None) -> torch.device:
         raise InputError(f'Device "{name}" cannot be used here: {reason}') from error
 
 
-def adapt(run: Run, data: Dataset) -> Run:
-    """Return the run on another data set: its name, and a model of its channels and classes.
-
-    No published number speaks of such a run.
-    """
-    model = replace(run.model, channels=data.channels, classes=data.classes)
-    return replace(run, data=data.name, model=model, published=None)
-
-
 def train_run(  # noqa: PLR0913 - a run, its data, where it goes, and how long
     run: Run,
-    data: Dataset,
+    data: Source,
     *,
+    model: nn.Module | None = None,
     out: Path,
     device: torch.device,
     resume: bool = False,
     time_limit: float | None = None,
     reporter: Reporter | None = None,
 ) -> History:
-    """Train a run into its directory, or go on with it; the model starts from the run's seed.
+    """Train a run into its directory, or go on with it; ``model`` has the first weights, else the run's seed does.
 
     Raises:
         InputError: data of other channels or classes than the model's.
@@ -69,7 +60,7 @@ def train_run(  # noqa: PLR0913 - a run, its data, where it goes, and how long
     check_shapes(run, data)
     config = {key: value for key, value in run.describe().items() if key not in ("train", "data")}
     return fit(
-        initial_model(run).to(device),
+        (model or initial_model(run)).to(device),
         data,
         objective=run.objective.make(),
         train=run.train,
@@ -81,20 +72,13 @@ def train_run(  # noqa: PLR0913 - a run, its data, where it goes, and how long
     )
 
 
-def check_shapes(run: Run, data: Dataset) -> None:
+def check_shapes(run: Run, data: Source) -> None:
     """Refuse data of other channels or classes than the model's."""
     if (data.channels, data.classes) != (run.model.channels, run.model.classes):
         raise InputError(
             f"{data.name} has {data.channels} channels and {data.classes} classes, but the model has "
             f"{run.model.channels} and {run.model.classes}; leave model.channels and model.classes alone"
         )
-
-
-def initial_model(run: Run) -> nn.Module:
-    """Return the run's network with its first weights: a function of the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(run.train.seed, "weights"))
-        return build(run.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +89,7 @@ class Target:
     folder: Path | None
     data: str | None
     ball: Ball | None
+    image_size: int | None = None
 
 
 def find_target(text: str, *, checkpoint: str = "last") -> Target:
@@ -113,43 +98,18 @@ def find_target(text: str, *, checkpoint: str = "last") -> Target:
     Raises:
         InputError: there is no such thing, or it yields no model.
     """
-    path = Path(text)
+    path, network = Path(text), find_network(text, checkpoint=checkpoint)
     if path.is_dir():
         config = read_json(path / "config.json")
         ball = config.get("evaluation")
         return Target(
-            Subject(load(path, checkpoint=checkpoint), source=path.name, checkpoint=checkpoint),
+            Subject(network.model, source=path.name, checkpoint=checkpoint),
             folder=path,
             data=config["data"]["name"],
             ball=make_ball(ball["norm"], parse_fraction(ball["eps"])) if ball else None,
+            image_size=config.get("image_size"),
         )
-    if path.is_file():
-        return Target(Subject(load(path), source=path.name), None, None, None)
-    if ":" not in text:
-        raise InputError(
-            f'Expected a run directory, a weights file or pkg.module:factory, but there is no "{text}"'
-        )
-    return Target(Subject(_call_factory(text), source=text), None, None, None)
-
-
-def _call_factory(text: str) -> nn.Module:
-    module_name, _, name = text.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the latter: no or a relative name
-        raise InputError(f'Expected an importable pkg.module:factory, but got "{text}": {error}') from error
-    if isinstance(factory, nn.Module):
-        return factory.eval()
-    try:
-        inspect.signature(factory).bind()
-    except TypeError as error:
-        raise InputError(
-            f'Expected "{text}" to be called without arguments, but it cannot: {error}'
-        ) from error
-    model = factory()
-    if not isinstance(model, nn.Module):
-        raise InputError(f'Expected "{text}" to return a torch module, but got {type(model).__name__}')
-    return model.eval()
+    return Target(Subject(network.model, source=path.name if path.is_file() else text), None, None, None)
 
 
 def plan_study(  # noqa: PLR0913 - what evaluate can be told
@@ -157,6 +117,7 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     *,
     data: str | None = None,
     root: Path | None = None,
+    image_size: int | None = None,
     norm: str | None = None,
     eps: str | None = None,
     limit: int | None = 1000,
@@ -177,11 +138,15 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     name = data or target.data
     if name is None:
         raise InputError("Expected --data (cifar10, npz:FILE, folder:PATH …): this target does not say")
-    test = load_dataset(name, "test", root=root)
-    _check_fit(target.subject.model, test.channels, test.classes, name)
+    if image_size is None and name.startswith("folder:"):
+        image_size = target.image_size
+    # of a folder, only the samples drawn are decoded
+    keep = "disk" if name.startswith("folder:") else "memory"
+    test = open_dataset(name, "test", root=root, image_size=image_size, keep=keep)
+    _check_fit(target.subject, test)
     known = target.ball or make_ball("linf", 8 / 255)
     ball = make_ball(norm or known.norm, parse_fraction(eps) if eps is not None else known.eps)
-    chosen = draw(test, count=limit, seed=seed) if limit is not None else test
+    chosen = (draw(test, count=limit, seed=seed) if limit is not None else test).resident()
     folder = out or target.folder or Path("runs") / f"audit-{_slug(target.subject.source)}"
     subject = replace(target.subject, model=target.subject.model.to(device or torch.device("cpu")))
     pilots = chosen.select(torch.arange(min(PILOTS, len(chosen)))).to(device_of(subject.model))
@@ -190,18 +155,21 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     return Study(folder, subject, chosen, len(test), ball, seed, searching.precision, searching.why, rival)
 
 
-def _rival(text: str, test: Dataset, device: torch.device) -> Subject:
+def _rival(text: str, test: Source, device: torch.device) -> Subject:
     """Return the network that ``--surrogate`` names."""
     found = find_target(text).subject
-    _check_fit(found.model, test.channels, test.classes, test.name)
+    _check_fit(found, test)
     return replace(found, model=found.model.to(device))
 
 
-def _check_fit(model: nn.Module, channels: int, classes: int, name: str) -> None:
-    config = config_of(model)
-    if config is not None and (config.channels, config.classes) != (channels, classes):
+def _check_fit(subject: Subject, data: Source) -> None:
+    config = config_of(subject.model)
+    if config is None:
+        shape = (data.channels, *data.image_size)
+        check_answers(subject.model, shape, data.classes, who=subject.source, where=data.name)
+    elif (config.channels, config.classes) != (data.channels, data.classes):
         raise InputError(
-            f"{name} has {channels} channels and {classes} classes, but the model has "
+            f"{data.name} has {data.channels} channels and {data.classes} classes, but the model has "
             f"{config.channels} and {config.classes}"
         )
 

@@ -11,7 +11,8 @@ from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Checkup, Study, doctor
 from fsrobust.evaluate.estimate import estimate_evaluation
 from fsrobust.evaluate.store import device_of
-from fsrobust.recipes.execute import check_shapes, initial_model
+from fsrobust.recipes.execute import check_shapes
+from fsrobust.recipes.start import initial_model
 from fsrobust.train.estimate import Estimate, estimate_training
 
 

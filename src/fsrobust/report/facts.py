@@ -19,6 +19,7 @@ def training_facts(run: RunResults) -> Facts:
     facts = [
         ("Recipe", config.get("recipe")),
         ("Model", _model(model)),
+        ("Started from", _init(config.get("init"), train)),
         ("Parameters", count(run.parameters) if run.parameters else None),
         ("Objective", _objective(config.get("objective") or {}, guarded=bool(model.get("fsr")))),
         ("Data", _data(config.get("data") or {}, train)),
@@ -39,10 +40,21 @@ def _model(model: Mapping[str, Any]) -> str | None:
     if not model.get("name"):
         return None
     channels = "grey" if model.get("channels") == 1 else f"{model.get('channels')}-channel"
-    text = f"{model['name']}, width {model.get('width')}, {channels} images, {model.get('classes')} classes"
+    width = f", width {model['width']}" if "width" in model else ""  # a foreign network has none
+    text = f"{model['name']}{width}, {channels} images, {model.get('classes')} classes"
     if model.get("fsr"):
         return f"{text}; FSR after {listed(model['fsr'])} (tau {model.get('tau')}, {model.get('mask')} mask)"
     return f"{text}; no plug-in"
+
+
+def _init(init: Mapping[str, Any] | None, train: Mapping[str, Any]) -> str | None:
+    if not init:
+        return None
+    text = f"{init['source']}, sha256 {init['sha256'][:16]}…"
+    frozen = train.get("frozen_epochs")
+    if not frozen:
+        return text
+    return f"{text}; for {frozen} {'epoch' if frozen == 1 else 'epochs'} the plug-in alone learnt"
 
 
 def _objective(objective: Mapping[str, Any], *, guarded: bool) -> str | None:

@@ -197,6 +197,21 @@ def _model_config(fields: dict[str, Any]) -> ModelConfig:
     )
 
 
+def read_trained(source: Path, checkpoint: str = "last") -> tuple[dict[str, Tensor], ModelConfig | None]:
+    """Return tensors and model configuration of a run directory's checkpoint or packed weights, or of a file.
+
+    Raises:
+        InputError: nothing there, or damaged files.
+    """
+    files = [source]
+    if source.is_dir():
+        files = find_packed(source / "weights", checkpoint) or [find_checkpoint(source, checkpoint) / WEIGHTS]
+    tensors, config = read_weights(files[0])
+    for file in files[1:]:
+        tensors |= read_weights(file)[0]
+    return tensors, config
+
+
 def load(source: str | os.PathLike[str], *, checkpoint: str = "last") -> nn.Module:
     """Return a trained model in eval mode, from a run directory or a weights file.
 
@@ -206,19 +221,15 @@ def load(source: str | os.PathLike[str], *, checkpoint: str = "last") -> nn.Modu
         InputError: nothing there, damaged files, or weights of a foreign network (make that network yourself
             and give it the tensors).
     """
-    path = Path(source)
-    files = [path]
-    if path.is_dir():
-        files = find_packed(path / "weights", checkpoint) or [find_checkpoint(path, checkpoint) / WEIGHTS]
-    tensors, config = read_weights(files[0])
-    for file in files[1:]:
-        tensors |= read_weights(file)[0]
+    tensors, config = read_trained(Path(source), checkpoint)
     if config is None:
-        raise InputError(f'"{files[0]}" does not say which network its weights belong to')
+        raise InputError(
+            f'"{source}" does not say which network its weights belong to; make that network and give it the tensors'
+        )
     with torch.random.fork_rng(devices=[]):  # the weights about to be overwritten cost the caller no draws
         model = build(config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f'"{files[0]}" does not fit its own header: {error}') from error
+        raise InputError(f'"{source}" does not fit its own header: {error}') from error
     return model.eval()

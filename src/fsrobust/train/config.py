@@ -23,6 +23,8 @@ class TrainConfig:
     ``precision`` and ``compile`` are the fast engine's: precision "auto" multiplies in bf16 where the device can,
     "bf16" everywhere, even where that is slow; compile "auto" compiles (on a GPU, also captures the step as one
     graph) where the run is long enough to gain by it.
+    For fine-tuning: in the first ``frozen_epochs`` only the plug-in learns; then its host network does as well, at
+    ``host_lr`` times the learning rate.
     """
 
     epochs: int = 100
@@ -42,6 +44,8 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
+    frozen_epochs: int = 0
+    host_lr: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "validation"):
@@ -49,12 +53,14 @@ class TrainConfig:
                 raise InputError(f"Expected train.{name} to be at least 1, but got {getattr(self, name)}")
         if not self.lr > 0:
             raise InputError(f"Expected train.lr above 0, but got {self.lr}")
-        for name in ("momentum", "weight_decay"):
+        for name in ("momentum", "weight_decay", "frozen_epochs"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"Expected train.{name} to be at least 0, but got {getattr(self, name)}")
         for name in ("ema_decay", "swa_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"Expected train.{name} in [0, 1), but got {getattr(self, name)}")
+        if not 0 < self.host_lr <= 1:
+            raise InputError(f"Expected train.host_lr above 0 and at most 1, but got {self.host_lr}")
 
 
 @dataclass

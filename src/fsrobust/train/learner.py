@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from fsrobust.attacks.compiled import first_line, is_out_of_memory
-from fsrobust.data import Dataset
+from fsrobust.data import Dataset, Source
 from fsrobust.data.batches import crop_flip, pixels
 from fsrobust.seeding import Noise, derive
 from fsrobust.train.awp import gamma_in
 from fsrobust.train.config import TrainConfig, TrainingError
+from fsrobust.train.freezing import parameter_groups
 from fsrobust.train.graph import CapturedStep, Work, check_replay
 from fsrobust.train.objectives import Objective
 from fsrobust.train.step import Step, fast_step, reference_step
@@ -27,7 +28,7 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        data: Dataset,
+        data: Source,
         objective: Objective,
         train: TrainConfig,
         *,
@@ -38,7 +39,7 @@ class Learner:
         self.device = next(model.parameters()).device
         on_gpu = self.device.type == "cuda" and train.engine == "fast"
         self.optimiser = torch.optim.SGD(
-            model.parameters(),
+            parameter_groups(model, train.host_lr),
             lr=train.lr,
             momentum=train.momentum,
             weight_decay=train.weight_decay,
@@ -51,7 +52,8 @@ class Learner:
             if train.engine == "fast"
             else reference_step(model, objective, self.optimiser)
         )
-        self._capturing = on_gpu and compiled
+        # a recording reads its images where they stay; those from disk come anew for each batch
+        self._capturing = on_gpu and compiled and isinstance(data, Dataset)
         self._epoch = 0
         self._work: Work = self._take
         self._eager_steps = 0
@@ -59,7 +61,12 @@ class Learner:
     def begin(self, epoch: int, lr: float) -> None:
         """Turn to an epoch (1-based): what a recorded step holds as constants is from now on other."""
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_factor", 1.0)
+        if self.step.host.freeze(frozen=epoch <= self.train.frozen_epochs):
+            self._eager_steps = 0  # parameters get their momenta in an eager step, which a recording needs
+            self.say(
+                f"epoch {epoch}: " + ("only the plug-in learns" if self.step.host.frozen else "all learn")
+            )
         self._epoch = epoch
         self._work = self._take
         self.step.gamma = gamma_in(self.step.objective, epoch)
@@ -97,7 +104,7 @@ class Learner:
 
     def _batch(self, indices: Tensor, purpose: str, number: int) -> tuple[Images, Labels, Noise]:
         """Return a batch's pixels and labels, and the noise of its attack."""
-        images, y, ids = self.data.images[indices], self.data.labels[indices], self.data.ids[indices]
+        images, y, ids = self.data.at(indices), self.data.labels[indices], self.data.ids[indices]
         noise = Noise.of(ids, self.train.seed, purpose, number)
         if self.train.augment == "crop_flip":
             images = crop_flip(images, noise.fold("augment"))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fsrobust.data import Dataset, hold_out
+from fsrobust.data import Source, hold_out
 from fsrobust.data.batches import training_batches
 from fsrobust.records import Metrics, locked, provenance, read_json, write_json
 from fsrobust.train.averaging import REFRESHED, Average
@@ -41,7 +41,7 @@ from fsrobust.types import InputError
 
 def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
     model: nn.Module,
-    data: Dataset,
+    data: Source,
     *,
     objective: Objective,
     train: TrainConfig | None = None,
@@ -71,6 +71,7 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
         stopwatch = stack.enter_context(Stopwatch(time_limit))
         stack.enter_context(_own_randomness(model))
         run = _Run(model, data, objective, train, out, reporter or Silent())
+        stack.callback(run.learner.step.host.freeze, frozen=False)
         run.open(config or {}, resume=resume)
         return run.go(stopwatch)
 
@@ -86,7 +87,7 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        data: Dataset,
+        data: Source,
         objective: Objective,
         train: TrainConfig,
         out: Path | None,
@@ -100,8 +101,9 @@ class _Run:
         )
         self.model, self.objective, self.train = model, objective, train
         self.out, self.reporter = out, reporter
-        self.data = rest.to(device)
-        self.validation = held_out.to(device) if held_out is not None else None
+        self.data: Source = rest.to(device)
+        # few, and asked for in every epoch: in memory wherever the rest is
+        self.validation = held_out.to(device).resident() if held_out is not None else None
         self.batch = min(train.batch, len(self.data))
         self.device = device
         self.learner = Learner(
@@ -208,7 +210,7 @@ class _Run:
         order = training_batches(len(self.data), batch=self.batch, seed=train.seed, epoch=position.epoch)
         order = order.to(self.device)
         started, shown, first = time.perf_counter(), 0.0, position.batch
-        for indices in order[position.batch :]:
+        for indices in self.data.stream(order[position.batch :]):
             stopped = stopwatch.stop_reason()
             if stopped:
                 self._check_finite(order)

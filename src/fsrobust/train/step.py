@@ -13,6 +13,7 @@ from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.attacks.view import FrozenView, Plain, View, multiplies_bf16
 from fsrobust.seeding import Noise
 from fsrobust.train.awp import perturbed
+from fsrobust.train.freezing import Host
 from fsrobust.train.objectives import Loss, Objective
 from fsrobust.train.telemetry import Laps
 from fsrobust.types import Images, Labels, unknown_name
@@ -41,10 +42,12 @@ class Step:
     gamma: float = 0.0
     notes: list[str] = field(default_factory=list)
     laps: Laps = field(init=False)
+    host: Host = field(init=False)
     _loss: Learn = field(init=False)
 
     def __post_init__(self) -> None:
         self.laps = Laps(next(self.model.parameters()).device)
+        self.host = Host(self.model)
         self._loss = self.loss
         if self.compiled:
             self._loss = compiled_or_eager(self.loss, "the training pass", self.notes)
@@ -73,6 +76,7 @@ class Step:
         weight decay are of the weights as they were.
         """
         self.model.train()
+        self.host.settle()
         self.optimiser.zero_grad(set_to_none=True)
         with perturbed(self.model, lambda: self._loss(x, x_adv, y).total, gamma=self.gamma):
             loss = self._loss(x, x_adv, y)
