@@ -25,7 +25,7 @@ test-all: .venv/dev
 	@touch $@
 
 .venv/dev: .venv/base
-	$(PIP) -e ".[test,dev]"
+	$(PIP) -e ".[test,dev,cluster]"
 	@touch $@
 
 clean:

@@ -89,6 +89,20 @@ def test_a_terminal_has_a_bar_and_few_lines() -> None:
     assert shown == [4, 8, 12, 16, 20]
 
 
+def test_a_plan_has_one_bar_with_its_own_time_left() -> None:
+    """It stands above the bar of what is under way, which has the time that its speed says."""
+    output = io.StringIO()
+    with ConsoleReporter(Console(file=output, force_terminal=True, width=100)) as reporter:
+        reporter.overall("1/15  S5 at, seed 0", 0.0, 9000.0)
+        reporter.attack("pgd20", 1, 3)
+        reporter.overall("1/15  S5 at, seed 0", 0.25, 6000.0)
+        reporter._bar.refresh()
+        first, second = reporter._bar.tasks
+    assert (first.percentage, second.description) == (25.0, "pgd20, 1/3 samples")
+    assert "1/15  S5 at, seed 0" in output.getvalue()
+    assert "about 1.7 h" in output.getvalue()
+
+
 def test_a_quiet_console_says_nothing() -> None:
     """With --json nothing but the object is printed: the reporter is silent."""
     output = io.StringIO()

@@ -8,10 +8,20 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from fsrobust.train import Reporter
+from fsrobust.train.control import duration as duration
 from fsrobust.types import InputError
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time left: what a task says of itself, else what its speed says."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        return super().render(task) if left is None else Text(f"about {duration(left)}", "progress.remaining")
 
 
 class ConsoleReporter:
@@ -23,12 +33,13 @@ class ConsoleReporter:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:3.0f} %"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._whole: TaskID | None = None
         self._title = ""
         self._started = time.monotonic()
         self._first = 0.0
@@ -61,6 +72,12 @@ class ConsoleReporter:
         self._move(name, done, total, f"{name}, {done}/{total} samples")
         if done == total and not self.console.is_terminal:
             self.say(f"{name}: {total} samples done")
+
+    def overall(self, text: str, share: float, left: float) -> None:
+        """Move the bar of a whole plan, which stays above the others."""
+        if self._whole is None:
+            self._whole = self._bar.add_task(text, total=1.0)
+        self._bar.update(self._whole, completed=share, description=text, left=left)
 
     def _move(self, title: str, done: float, total: float, text: str) -> None:
         if self._task is None or title != self._title:
@@ -142,17 +159,6 @@ def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
     if left:
         parts.append(f"about {duration(left)} left")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in the unit that fits.
-
-    >>> duration(45.0), duration(150.0), duration(9000.0)
-    ('45 s', '2 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def parse_duration(text: str) -> float:

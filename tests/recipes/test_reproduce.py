@@ -1,30 +1,22 @@
-"""Reproducing tables: what is planned, what is skipped, what the table says."""
+"""Reproducing tables: what is planned, what is skipped, what is left behind."""
 
+import importlib
 import json
+import re
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
+from fsrobust.attacks import ATTACKS, PGD
 from fsrobust.cli import run
-from fsrobust.evaluate import Outcome
-from fsrobust.recipes.paper import COLUMNS, paper_table, paper_tables
-from fsrobust.recipes.reproduce import plan, scaled
-from fsrobust.report.spread import Spread, SpreadRow, spread, spread_csv, spread_latex, spread_markdown
+from fsrobust.recipes.paper import paper_table, paper_tables
+from fsrobust.recipes.plan import SIZES, columns, plan, scaled
+from fsrobust.records import read_json
+from fsrobust.report.html import TABLE
+from fsrobust.report.spread import read_spread
 from fsrobust.types import InputError
-
-
-def outcome(correct: int, n: int = 200) -> Outcome:
-    """Return an outcome in which every attack leaves the first ``correct`` samples right."""
-    right = np.arange(n) < correct
-    names = ("fgsm", "pgd20", "pgd100", "cw")
-    return Outcome(
-        np.arange(n),
-        right,
-        {a: np.ones(n, bool) for a in names},
-        dict.fromkeys(names, ~right),
-        dict.fromkeys(names, ~right),
-    )
+from tests.faults import Killed
 
 
 def smoke(folder: Path, *arguments: str) -> int:
@@ -32,46 +24,78 @@ def smoke(folder: Path, *arguments: str) -> int:
     return run(["reproduce", *arguments, "--scale", "smoke", "--out", str(folder), "--device", "cpu"])
 
 
-def test_two_rows_run_are_kept_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def cascade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for AutoAttack: a row of that name, which is all that reproduce knows of it."""
+    monkeypatch.setitem(
+        ATTACKS,
+        "autoattack",
+        lambda ball: PGD(ball, steps=3, step_size=ball.eps / 2, random_start=True, restarts=2),
+    )
+
+
+def test_rows_run_are_kept_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table says that it is no evidence and shows no published number; a second call runs nothing."""
     assert smoke(tmp_path, "S5", "--rows", "at,mispredicted") == 0
     printed = capsys.readouterr().out
     assert "smoke: not evidence" in printed
     assert "85.02" not in printed
     assert printed.count("| at |") == 2  # last and best
-    assert {file.name for file in (tmp_path / "S5-smoke").glob("table.*")} == {
-        "table.md",
-        "table.tex",
-        "table.csv",
-    }
+    folder = tmp_path / "S5-smoke"
+    assert {file.suffix for file in folder.glob("table.*")} == {".md", ".tex", ".csv", ".json", ".html"}
+    page = (folder / "table.html").read_text(encoding="utf-8")
+    assert "smoke: not evidence" in page
+    assert "paper" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     assert smoke(tmp_path, "S5", "--rows", "at,mispredicted") == 0
     again = capsys.readouterr()
     assert again.out == printed
     assert "1/" not in again.err
+    assert "Everything is done" in again.err
     assert smoke(tmp_path, "S5", "--dry-run", "--json") == 0
-    cells = json.loads(capsys.readouterr().out)["cells"]
-    assert [cell["state"] for cell in cells] == ["done", "new", "new", "new", "done"]
+    budget = json.loads(capsys.readouterr().out)
+    assert [cell["state"] for cell in budget["cells"]] == ["done", "new", "new", "new", "done"]
+    assert "by what its finished epochs and attacks took" in budget["remarks"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("S3", "at+fsr"), ("S4", "block3"), ("S6", "binary"), ("S7", "random"), ("main-svhn", "trades")],
+)
+def test_a_row_of_each_kind_runs(tmp_path: Path, name: str, row: str) -> None:
+    """Another network, another place of the plug-in, other masks, another objective."""
+    assert smoke(tmp_path, name, "--rows", row) == 0
+    assert len(list((tmp_path / f"{name}-smoke").glob("*/done"))) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in paper_tables() if name not in ("S3", "main", "FigS1")])
+def test_the_curves_of_figure_s2(tmp_path: Path) -> None:
+    """Accuracy at each of 100 steps and at each radius up to 1, from clean accuracy on; both are drawn."""
+    assert smoke(tmp_path, "FigS2", "--rows", "at") == 0
+    made = read_spread(tmp_path / "FigS2-smoke" / TABLE)
+    steps, eps = made.steps[0], made.eps[0]
+    natural = made.rows[0].shares["natural"].mean
+    assert list(steps.places) == list(range(101))
+    assert steps.shares[0].mean == natural
+    assert steps.shares[-1].mean == made.rows[0].shares["pgd100"].mean
+    assert (eps.places[0], eps.places[-1], eps.shares[0].n) == (0.0, 1.0, 2)
+    assert (tmp_path / "FigS2-smoke" / "table.html").read_text(encoding="utf-8").count("<figure") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cascade")
+@pytest.mark.parametrize("name", paper_tables())
 def test_every_table_runs_at_smoke_scale(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every row of it ends in the table, at both checkpoints."""
+    """Every row of it ends in the table, at both checkpoints, with a number in every column."""
     assert smoke(tmp_path, name) == 0
     printed = capsys.readouterr().out
-    assert all(printed.count(f"| {row} |") == 2 for row in paper_table(name).rows)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "rows"), [("S3", "at+fsr"), ("FigS1", "tau=0.5,lambda_rec=0"), ("main", "mart+fsr")]
-)
-def test_some_rows_of_the_long_tables_run_at_smoke_scale(tmp_path: Path, name: str, rows: str) -> None:
-    """Their other rows differ from these in a number, or stand in another table too."""
-    assert smoke(tmp_path, name, "--rows", rows) == 0
-    assert len(list((tmp_path / f"{name}-smoke").glob("*/done"))) == len(rows.split(","))
+    rows = [line for line in printed.splitlines() if line.startswith("| ")][2:]
+    assert [line.split(" | ")[0][2:] for line in rows] == [
+        row for row in paper_table(name).rows for _ in "lb"
+    ]
+    assert "not run" not in printed
+    assert ("AutoAttack" in printed) == (name == "S6")
 
 
 def test_the_plan_has_a_cell_for_each_row_and_seed(tmp_path: Path) -> None:
@@ -89,6 +113,63 @@ def test_the_plan_has_a_cell_for_each_row_and_seed(tmp_path: Path) -> None:
         plan(table, scale="full", out=tmp_path, rows=["greddy"])
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_scale_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The nearest is named, and nothing is written."""
+    assert run(["reproduce", "S6", "--scale", "smal", "--out", str(tmp_path / "out")]) == 2
+    assert 'did you mean "small"' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_autoattack_there_is_no_column_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's own column is left out where nothing can fill it."""
+    monkeypatch.delitem(ATTACKS, "autoattack", raising=False)
+    for scale in SIZES:
+        cells = plan(paper_table("S6"), scale=scale, out=tmp_path)
+        assert "autoattack" not in columns(paper_table("S6"), cells)
+
+
+@pytest.mark.usefixtures("cascade")
+def test_autoattack_meets_as_many_samples_as_the_scale_says(tmp_path: Path) -> None:
+    """All at full scale, 300 at small, in every table; at smoke scale only where the paper has the column."""
+    asked = {
+        (name, scale): plan(paper_table(name), scale=scale, out=tmp_path)[0].attacks.get("autoattack", "no")
+        for name in ("S1", "S6")
+        for scale in SIZES
+    }
+    assert asked["S1", "full"] is asked["S6", "full"] is None
+    assert asked["S1", "small"] == asked["S6", "small"] == 300
+    assert (asked["S1", "smoke"], asked["S6", "smoke"]) == ("no", 4)
+
+
+def test_autoattack_is_made_up_for_when_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A finished row is begun again once ATTACKS has a row more, and only that attack is run."""
+    monkeypatch.delitem(ATTACKS, "autoattack", raising=False)
+    assert smoke(tmp_path, "S6", "--rows", "gumbel") == 0
+    before = read_spread(tmp_path / "S6-smoke" / TABLE)
+    request.getfixturevalue("cascade")
+    (cell,) = plan(paper_table("S6"), scale="smoke", out=tmp_path, rows=["gumbel"])
+    assert cell.state == "begun"
+    study = importlib.import_module("fsrobust.evaluate.study")  # evaluate is also a function's name
+    ran: list[str] = []
+    real = study.run_attack
+
+    def listening(*arguments: Any, name: str, **options: Any) -> Any:
+        ran.append(name)
+        return real(*arguments, name=name, **options)
+
+    monkeypatch.setattr(study, "run_attack", listening)
+    assert smoke(tmp_path, "S6", "--rows", "gumbel") == 0
+    after = read_spread(tmp_path / "S6-smoke" / TABLE)
+    assert ran == ["autoattack"]
+    assert cell.state == "done"
+    assert after.rows[0].shares["autoattack"].n == 4
+    assert {c: s for c, s in after.rows[0].shares.items() if c != "autoattack"} == before.rows[0].shares
+    assert list(after.columns) == [*before.columns, "autoattack"]
+
+
 def test_a_missing_data_set_is_said_before_anything_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,18 +180,49 @@ def test_a_missing_data_set_is_said_before_anything_trains(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_table_over_seeds_is_mean_and_deviation() -> None:
-    """By hand: 50, 52 and 54 % are 52 ± 2; one seed has half a Wilson interval, (0.431, 0.569) for 100 of 200."""
-    several = spread([outcome(100), outcome(104), outcome(108)], COLUMNS)["pgd20"]
-    assert several.seeds == 3
-    assert [several.mean, several.margin] == pytest.approx([0.52, 0.02])
-    single = spread([outcome(100)], COLUMNS)["ensemble"]
-    assert single.margin == pytest.approx(0.0686, abs=1e-4)
-    table = Spread(
-        "T", None, COLUMNS, [SpreadRow("a_b", "last", spread([outcome(100)] * 2, COLUMNS), {"pgd20": 48.22})]
-    )
-    assert "| a_b | last | 50.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 (48.22, +1.8) |" in spread_markdown(table)
-    assert r"a\_b & last & $50.0 \pm 0.0$" in spread_latex(table)
-    assert r"C\&W" in spread_latex(table)
-    assert "a_b,last,pgd20,0.5,0.0,2,200,48.22" in spread_csv(table)
-    assert "No row is finished yet" in spread_markdown(Spread("T", None, COLUMNS, []))
+def test_what_a_cell_cannot_go_on_with_is_said_with_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged file of one cell among many must be found."""
+    (cell,) = plan(paper_table("S5"), scale="smoke", out=tmp_path, rows=["uniform"])
+    cell.work.mkdir(parents=True)
+    (cell.work / "config.json").write_text("{")
+    assert smoke(tmp_path, "S5", "--rows", "uniform") == 2
+    message = capsys.readouterr().err
+    assert "S5 uniform, seed 0: " in message
+    assert "is damaged" in message
+
+
+def test_a_cell_is_marked_as_done_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the mark is written, the cell is begun; an empty or torn mark is none."""
+    (cell,) = plan(paper_table("S5"), scale="smoke", out=tmp_path, rows=["uniform"])
+    cell.folder.mkdir(parents=True)
+
+    def die(*_arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", die)
+        with pytest.raises(Killed):
+            cell.finish()
+    assert not (cell.folder / "done").exists()
+    (cell.folder / "done").write_text("")
+    assert cell.state == "begun"
+    cell.finish()
+    assert cell.state == "done"
+    assert read_json(cell.folder / "done")["attacks"] == list(cell.attacks)
+
+
+def test_out_of_time_the_plan_stops_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan says beforehand that it will not fit; what is there afterwards is an empty table, exit 0."""
+    assert smoke(tmp_path, "S6", "--rows", "gumbel", "--time-limit", "0.01s") == 0
+    captured = capsys.readouterr()
+    assert "more than the time limit of 0 s" in captured.err
+    assert "the same command goes on" in captured.err
+    assert "No row is finished yet" in captured.out
+    assert smoke(tmp_path, "S6", "--rows", "gumbel") == 0
+    assert "| gumbel | last |" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,7 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
     *,
     work: Path,
     out: Path,
-    attacks: Sequence[str],
-    limit: int | None = None,
+    attacks: Mapping[str, int | None],
     curve_samples: int = 200,
     root: Path | None = None,
     device: torch.device,
@@ -49,7 +48,8 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
     """Train ``run`` in ``work`` (or go on there), pack its weights into ``out``, and evaluate them there.
 
     ``out`` becomes a run directory without checkpoints: configuration, metrics, packed weights, records. Stopped
-    at any time, the same call goes on. ``limit`` draws so many test samples, None takes all.
+    at any time, the same call goes on. ``attacks`` says how many test samples each draws, None for all; those of
+    equal number meet the same samples, and have an outcome together.
     """
     started = time.monotonic()
     history = train_run(
@@ -74,16 +74,22 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
             return Row(out, outcomes, "the time limit is reached; what is evaluated is on record")
         if not find_packed(out / "weights", checkpoint):
             pack(load(work, checkpoint=checkpoint), out / "weights", checkpoint)
-        study = plan_study(
-            find_target(str(out), checkpoint=checkpoint),
-            root=root,
-            limit=limit,
-            seed=run.train.seed,
-            precision="auto",
-            device=device,
-        )
-        say(study.announce())
-        outcomes[checkpoint] = carry_out(
-            study, attacks, curve_samples=curve_samples, progress=progress, say=say
-        )
+        for place, limit in enumerate(dict.fromkeys(attacks.values())):
+            study = plan_study(
+                find_target(str(out), checkpoint=checkpoint),
+                root=root,
+                limit=limit,
+                seed=run.train.seed,
+                precision="auto",
+                device=device,
+            )
+            say(study.announce())
+            title = checkpoint if place == 0 else f"{checkpoint}, {len(study.data)} samples"
+            outcomes[title] = carry_out(
+                study,
+                [name for name, wanted in attacks.items() if wanted == limit],
+                curve_samples=curve_samples if place == 0 else 0,
+                progress=progress,
+                say=say,
+            )
     return Row(out, outcomes)

@@ -48,8 +48,6 @@ _LOOK: Final[Any] = {  # newer matplotlibs type the keys one by one
     "legend.fontsize": 9.5,
     "text.color": INK,
 }
-
-
 NORMS: Final = {"linf": "L∞", "l2": "L2"}
 """Norms as mathematics writes them."""
 
@@ -91,11 +89,15 @@ class Line:
 
 
 def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float] = SIZE) -> str:
-    """Return what ``draw`` puts on fresh axes, as SVG without dates, document type or metadata."""
+    return as_svg(lambda figure: draw(figure.add_subplot()), size=size)
+
+
+def as_svg(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> str:
+    """Return what ``draw`` puts on a fresh figure, as SVG without dates, document type or metadata."""
     with mpl.rc_context(_LOOK):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
+        draw(figure)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue()
@@ -105,7 +107,8 @@ def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float] = SIZE) -> s
     return text.replace("'DejaVu Sans'", FONTS)
 
 
-def _accuracy_axis(axes: Axes) -> None:
+def accuracy_axis(axes: Axes) -> None:
+    """Label shares of images from 0 to 100 %."""
     axes.set_ylim(-2, 102)
     axes.set_yticks([0, 20, 40, 60, 80, 100])
     axes.set_ylabel("classified right (%)")
@@ -141,7 +144,7 @@ def eps_figure(lines: Sequence[Line], *, norm: str, eps: Sequence[float]) -> str
         axes.xaxis.set_major_formatter(FixedFormatter(texts))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(f"radius eps of the {NORMS.get(norm, norm)} ball{', in 255ths' if in_255 else ''}")
-        _accuracy_axis(axes)
+        accuracy_axis(axes)
 
     return _svg(draw)
 
@@ -173,7 +176,7 @@ def iterations_figure(lines: Sequence[Line]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.margins(x=0.02)
         axes.set_xlabel("steps of the attack")
-        _accuracy_axis(axes)
+        accuracy_axis(axes)
 
     return _svg(draw)
 
@@ -222,7 +225,7 @@ def training_figure(rows: Sequence[Mapping[str, Any]], run: Style) -> str | None
         for name in names:
             color, dash = looks[name]
             _history(axes, rows, name, color=color, linestyle=dash, label=ACCURACIES[name], scale=100)
-        _accuracy_axis(axes)
+        accuracy_axis(axes)
         _epoch_axis(axes, rows)
 
     return _svg(draw, size=(SIZE[0], SIZE[1] + 0.3))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -12,12 +13,24 @@ from fsrobust.report.entries import cast, unique_folders
 from fsrobust.report.figures import NORMS
 from fsrobust.report.page import Page, build_page
 from fsrobust.report.results import read_run
+from fsrobust.report.spread import (
+    Spread,
+    read_spread,
+    spread_csv,
+    spread_latex,
+    spread_markdown,
+    write_spread,
+)
+from fsrobust.report.spread_part import TablePart, table_part
 from fsrobust.report.tables import NOT_RUN, TITLES, percent, signed, span
 from fsrobust.types import InputError
 
+TABLE: Final = "table.json"
+"""What makes a directory one of a reproduced table."""
+
 
 def report(runs: Sequence[Path | str], out: Path | str) -> Path:
-    """Write one self-contained page on some run or audit directories, and return where it is.
+    """Write one self-contained page on some run, audit or reproduction directories, and return where it is.
 
     The same records give the same bytes. Nothing is run: what was never recorded is said to be missing.
 
@@ -27,14 +40,38 @@ def report(runs: Sequence[Path | str], out: Path | str) -> Path:
     folders = unique_folders(runs)
     if not folders:
         raise InputError("Expected at least one run directory to report on, but got none")
-    page = build_page(cast([read_run(folder) for folder in folders]))
+    tables = [folder for folder in folders if (folder / TABLE).is_file()]
+    parts = [table_part(read_spread(folder / TABLE)) for folder in tables]
+    rest = [folder for folder in folders if folder not in tables]
     out = Path(out)
-    write_bytes(out, render(page).encode())
+    text = render(build_page(cast([read_run(f) for f in rest]), parts)) if rest else render_tables(parts)
+    write_bytes(out, text.encode())
     return out
+
+
+def write_table(table: Spread, folder: Path) -> None:
+    """Write a table as Markdown, LaTeX, CSV, JSON, and as a page of its own with its figures, each file whole."""
+    write_spread(table, folder / TABLE)
+    for name, text in {
+        "table.md": spread_markdown(table) + "\n",
+        "table.tex": spread_latex(table),
+        "table.csv": spread_csv(table),
+        "table.html": render_tables([table_part(table)]),
+    }.items():
+        write_bytes(folder / name, text.encode())
 
 
 def render(page: Page) -> str:
     """Return a page as HTML; every value is escaped."""
+    return _render("report.html.j2", page=page)
+
+
+def render_tables(parts: Sequence[TablePart]) -> str:
+    """Return a page of reproduced tables alone; every value is escaped."""
+    return _render("tables.html.j2", parts=parts)
+
+
+def _render(template: str, **values: object) -> str:
     environment = Environment(
         loader=PackageLoader("fsrobust.report"),
         autoescape=True,
@@ -43,9 +80,8 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters["unbroken"] = _unbroken
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        page=page,
+    return environment.get_template(template).render(
+        **values,
         words=words,
         titles=TITLES,
         norms=NORMS,

@@ -9,7 +9,9 @@ from fsrobust.report.entries import Cast, Entry
 from fsrobust.report.figures import Line, ball_radius, eps_figure, iterations_figure
 from fsrobust.report.pictures import Picture, data_uri, vector
 from fsrobust.report.sections import RunPart, run_part
+from fsrobust.report.spread_part import TablePart
 from fsrobust.report.tables import TITLES, Cell, Table, accuracy_table, as_csv, worst_case
+from fsrobust.report.winners import Contest, contests
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +40,12 @@ class Page:
     missing: Sequence[str]
     runs: Sequence[RunPart]
     limits: Sequence[str]
+    winners: Sequence[Contest]
+    tables: Sequence[TablePart]
 
 
-def build_page(who: Cast) -> Page:
-    """Return the page on some runs."""
+def build_page(who: Cast, tables: Sequence[TablePart] = ()) -> Page:
+    """Return the page on some runs, and on tables that were reproduced."""
     entries = who.entries
     table = accuracy_table(
         {entry.label: entry.evaluation.outcome for entry in entries},
@@ -63,6 +67,8 @@ def build_page(who: Cast) -> Page:
         missing=missing,
         runs=[run_part(run, label, style, entries) for run, label, style in who.runs],
         limits=words.limits(entries) if entries else [],
+        winners=contests(entries),
+        tables=tables,
     )
 
 

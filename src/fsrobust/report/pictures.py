@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fsrobust.report.figures import Style
 from fsrobust.report.results import Gallery, Masks
 
 Pixels = NDArray[np.uint8]
@@ -23,11 +24,16 @@ HEAT: Final = "plasma"
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as a data URI, what it shows for those who cannot see it, and its caption."""
+    """A figure as a data URI, what it shows for those who cannot see it, its caption, and who is who in it.
+
+    A ``wide`` one has the page's whole width.
+    """
 
     source: str
     alt: str
     caption: str
+    legend: Sequence[tuple[Style, str]] = ()
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,11 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def vector(svg: str, alt: str, caption: str) -> Picture:
+def vector(
+    svg: str, alt: str, caption: str, legend: Sequence[tuple[Style, str]] = (), *, wide: bool = False
+) -> Picture:
     """Return a figure as a picture."""
-    return Picture(data_uri(svg.encode(), "image/svg+xml"), alt, caption)
+    return Picture(data_uri(svg.encode(), "image/svg+xml"), alt, caption, legend, wide)
 
 
 def png(pixels: Pixels) -> str:

@@ -70,3 +70,16 @@ class Stopwatch:
         if self.reason is None and self.limit is not None and time.monotonic() - self._started >= self.limit:
             self.reason = "the time limit is reached"
         return self.reason
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that fits.
+
+    >>> duration(45.0), duration(150.0), duration(9000.0), duration(1e6)
+    ('45 s', '2 min', '2.5 h', '12 days')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds >= 72 * 3600:
+        return f"{seconds / 86400:.0f} days"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,67 @@
+"""Make one cell of a plan: its data, its training, its attacks, and the mark that it is done."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fsrobust.data import Dataset, draw, load_dataset
+from fsrobust.recipes.overall import CellWatcher
+from fsrobust.recipes.plan import Cell
+from fsrobust.recipes.row import make_row
+from fsrobust.types import InputError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells are made: the root of the data, the device, and when to stop, in seconds since the epoch."""
+
+    root: Path | None
+    device: torch.device
+    deadline: float | None = None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the deadline, None without one."""
+        return None if self.deadline is None else self.deadline - time.time()
+
+
+def make_cell(cell: Cell, data: Dataset, place: Place, watcher: CellWatcher) -> str | None:
+    """Make one cell, or go on with it, and mark it as done; return why it had to stop before, if it had.
+
+    Raises:
+        InputError: with the cell's name.
+    """
+    model = replace(cell.run.model, channels=data.channels, classes=data.classes)
+    try:
+        made = make_row(
+            replace(cell.run, model=model),
+            data,
+            work=cell.work,
+            out=cell.folder,
+            attacks=cell.attacks,
+            curve_samples=cell.curve,
+            root=place.root,
+            device=place.device,
+            time_limit=place.left,
+            reporter=watcher,
+            progress=watcher.attack,
+            say=watcher.say,
+        )
+    except InputError as error:
+        raise InputError(f"{cell.name}: {error}") from error
+    if made.stopped is None:
+        cell.finish()
+    return made.stopped
+
+
+def training_data(cell: Cell, root: Path | None) -> Dataset:
+    """Return what a cell is trained on; its table's cells share it.
+
+    Raises:
+        InputError: the training or the test images are not there.
+    """
+    data = load_dataset(cell.run.data, "train", root=root)
+    load_dataset(cell.run.data, "test", root=root)  # missing test files are said now, not hours later
+    return data if cell.images is None else draw(data, count=cell.images, seed=0)

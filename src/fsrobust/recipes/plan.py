@@ -1,0 +1,162 @@
+"""The plan of a reproduction: its cells, how large each is, and what each one's folder says of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from fsrobust.attacks import ATTACKS, SUITES
+from fsrobust.config import Run
+from fsrobust.recipes.paper import PaperTable
+from fsrobust.records import read_json, write_json
+from fsrobust.types import InputError, unknown_name
+
+Scale = Literal["full", "small", "smoke"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a reproduction is: None leaves the paper's own. ``note`` stands above the table.
+
+    ``images`` are trained on, ``samples`` attacked, ``autoattack`` of them by AutoAttack, ``curve`` at every eps.
+    """
+
+    images: int | None
+    samples: int | None
+    autoattack: int | None
+    curve: int
+    note: str | None = None
+
+
+SIZES: Final[dict[Scale, Size]] = {
+    "full": Size(None, None, None, 200),
+    "small": Size(
+        10_000,
+        1_000,
+        300,
+        100,
+        "small: a narrow network, 10,000 training images, 8 epochs. It can show how rows compare here, not "
+        "what the published numbers should be.",
+    ),
+    "smoke": Size(
+        128, 8, 4, 0, "smoke: not evidence. Made-up images, one epoch; it shows that every row runs."
+    ),
+}
+_NARROW: Final = {"vgg16": 0.25, "wrn34_10": 1, "wrn28_10": 1}
+"""Widths of small networks that count no channels; the others have 16."""
+_CURVES: Final = "FigS2"
+"""The figure that is made of curves, which smoke leaves out elsewhere."""
+
+
+def scaled(run: Run, scale: Scale) -> Run:
+    """Return the run at another size; published numbers are of the full one only.
+
+    Raises:
+        InputError: no such scale.
+    """
+    if scale not in SIZES:
+        raise unknown_name("scale", scale, SIZES)
+    if scale == "full":
+        return run
+    width = _NARROW.get(run.model.name, 16 if scale == "small" else 4)
+    model = replace(run.model, width=width)
+    if scale == "small":
+        train = replace(run.train, epochs=8, batch=64, lr=min(run.train.lr, 0.05))
+        return replace(run, model=model, train=train, published=None)
+    return replace(
+        run,
+        data=f"synthetic:{run.data}",
+        model=model,
+        objective=replace(run.objective, steps=2),
+        train=replace(run.train, epochs=1, batch=64, validation=16),
+        published=None,
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one row: a seed. ``attacks`` says how many test samples each of them meets, None for all.
+
+    ``images`` are trained on (None: all); ``curve`` samples are attacked at every eps.
+    """
+
+    table: str
+    row: str
+    run: Run
+    folder: Path
+    attacks: Mapping[str, int | None]
+    images: int | None
+    curve: int
+
+    @property
+    def name(self) -> str:
+        """The cell as a person calls it."""
+        return f"{self.table} {self.row}, seed {self.run.train.seed}"
+
+    @property
+    def work(self) -> Path:
+        """Where it is trained."""
+        return self.folder / "work"
+
+    @property
+    def state(self) -> str:
+        """What its folder says, "done", "begun" or "new"; a cell that lacks an attack which is due by now is begun."""
+        try:
+            if set(read_json(self.folder / "done")["attacks"]) >= set(self.attacks):
+                return "done"
+        except (InputError, KeyError):
+            pass
+        return "begun" if self.folder.exists() else "new"
+
+    def finish(self) -> None:
+        """Write, whole or not at all, that every attack is on record."""
+        write_json(self.folder / "done", {"attacks": list(self.attacks)})
+
+
+def plan(
+    table: PaperTable, *, scale: Scale, out: Path, rows: Sequence[str] | None = None, seeds: int = 1
+) -> list[Cell]:
+    """Return the cells of a table, row by row: ``rows`` of it, or all, each with seeds 0 … ``seeds`` − 1.
+
+    Raises:
+        InputError: no such row or scale, or no seed.
+    """
+    if seeds < 1:
+        raise InputError(f"Expected at least 1 seed, but got {seeds}")
+    cells = []
+    for row in rows or table.rows:
+        run = scaled(table.run(row), scale)
+        size = SIZES[scale]
+        for seed in range(seeds):
+            slug = row.replace("=", "-").replace("+", "-")
+            cells.append(
+                Cell(
+                    table.name,
+                    row,
+                    replace(run, train=replace(run.train, seed=seed)),
+                    out / f"{table.name}-{scale}" / f"{slug}-s{seed}",
+                    _attacks(table, scale),
+                    size.images,
+                    size.curve or (2 if table.name == _CURVES else 0),
+                )
+            )
+    return cells
+
+
+def _attacks(table: PaperTable, scale: Scale) -> dict[str, int | None]:
+    """Return the white-box attacks, and AutoAttack where there is one: at smoke scale only where the paper has it."""
+    size = SIZES[scale]
+    attacks: dict[str, int | None] = dict.fromkeys(SUITES["whitebox"], size.samples)
+    if "autoattack" in ATTACKS and (scale != "smoke" or "autoattack" in table.columns):
+        attacks["autoattack"] = size.autoattack
+    return attacks
+
+
+def columns(table: PaperTable, cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Return the columns to show: clean accuracy, what the cells are attacked with, and the paper's own.
+
+    What the paper has and no cell can have is left out.
+    """
+    known = ["natural", *SUITES["whitebox"], "ensemble"]
+    met = {"natural", "ensemble", *(name for cell in cells for name in cell.attacks)}
+    return tuple(name for name in dict.fromkeys([*known, *table.columns, *sorted(met)]) if name in met)
