@@ -168,7 +168,7 @@ def test_joint_pushes_against_every_head() -> None:
 
     attack, ids = PGD(Linf(0.05), 10, 0.01), torch.arange(16)
     main, heads = losses(x)
-    main_direct, heads_direct = losses(search(attack, model, x, y, ids=ids).last)
+    _, heads_direct = losses(search(attack, model, x, y, ids=ids).last)
     joint = surrogates(model)["joint"]
     main_joint, heads_joint = losses(search(attack, model, x, y, ids=ids, surrogate=joint).last)
     assert heads_joint - heads > 1.5 * max(heads_direct - heads, 0)
