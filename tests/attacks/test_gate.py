@@ -143,6 +143,7 @@ class _Runaway:
     ball: Linf
     shift: float
     family: ClassVar[str] = "runaway"
+    cost: ClassVar[int] = 1
 
     def run(self, probe: Probe, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """Return images that left the ball, or the range."""

@@ -57,6 +57,7 @@ class _Wanderer:
 
     ball: Linf
     family: ClassVar[str] = "wanderer"
+    cost: ClassVar[int] = 1
 
     def run(self, probe: Probe, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """Return x, having asked about a point across the boundary."""

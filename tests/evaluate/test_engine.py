@@ -72,7 +72,7 @@ def test_evaluation_does_not_depend_on_order_but_on_ids() -> None:
     back = evaluate(model, x.flip(0), y.flip(0), ball=BALL, attacks=["pgd10"], ids=ids.flip(0))
     assert (forward.fooled_last["pgd10"] != back.fooled_last["pgd10"][::-1]).sum() <= 1
     assert back.ids.tolist() == ids.flip(0).tolist()
-    found = [run_attack(make_attack("pgd10", BALL), model, x, y, ids=i).gallery for i in (ids, ids, ids + 1)]
+    found = [run_attack(make_attack("pgd10", BALL), model, x, y, ids=i).last for i in (ids, ids, ids + 1)]
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
 
@@ -118,8 +118,8 @@ def test_one_attacks_result() -> None:
     assert len(result.path) == 21
     assert result.path[0] == pytest.approx((predict_all(model, x) == y.numpy()).mean())
     assert result.path[-1] == pytest.approx(1 - result.fooled_last.mean())
-    assert result.gallery.shape == (GALLERY, 1, 8, 8)
-    assert (np.abs(result.gallery - x[:GALLERY].numpy()) <= 0.1 + 1e-6).all()
+    assert result.last.shape == (GALLERY, 1, 8, 8)
+    assert (np.abs(result.last - x[:GALLERY].numpy()) <= 0.1 + 1e-6).all()
     assert (result.fooled_last == (result.predicted != y.numpy())).all()
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fsrobust.attacks import Linf
-from fsrobust.attacks.view import multiplies_bf16
+from fsrobust.attacks.probe import under_attack
+from fsrobust.attacks.view import FrozenView, multiplies_bf16
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import evaluate
-from fsrobust.evaluate.engine import in_batches
-from fsrobust.evaluate.searching import choose_batch, choose_precision
+from fsrobust.evaluate.searching import choose_batch, choose_precision, in_batches
 from fsrobust.train import fit
 from fsrobust.types import InputError
 from tests.runs import at, digits, net, short
@@ -36,10 +36,37 @@ def pilots(count: int = 32) -> tuple[Tensor, Tensor]:
     return pixels(data.images), data.labels
 
 
-def test_fp32_is_the_model_itself(robust: nn.Module) -> None:
-    """Nothing is copied."""
+def test_fp32_is_a_folded_copy(robust: nn.Module) -> None:
+    """Its logits are the model's but for float32's rounding."""
     found = choose_precision(robust, *pilots(), "fp32")
-    assert (found.precision, found.view, found.why) == ("fp32", None, None)
+    assert (found.precision, found.why) == ("fp32", None)
+    assert isinstance(found.view, FrozenView)
+    x, _ = pilots()
+    with under_attack(robust), torch.no_grad():
+        assert torch.allclose(found.view(x), robust(x), atol=1e-4)
+    assert found.view.folded
+
+
+def test_a_copy_that_is_another_network_is_not_searched(robust: nn.Module) -> None:
+    """A network whose copy does not do what it does is searched itself, and the reason is said."""
+
+    class Singular(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.sign = robust, 1.0
+
+        def __deepcopy__(self, _memo: object) -> "Singular":
+            made = Singular()
+            made.sign = -1.0
+            return made
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.sign * self.net(x)
+            return logits
+
+    found = choose_precision(Singular().eval(), *pilots(), "fp32")
+    assert found.view is None
+    assert "the network itself" in str(found.why)
 
 
 def test_a_network_that_bears_bf16_is_searched_in_it(
@@ -93,7 +120,7 @@ def test_a_network_without_bf16_is_searched_in_fp32(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(searching, "multiplies_bf16", lambda _device: True)
     found = choose_precision(Strict().eval(), *pilots(), "auto")
-    assert (found.precision, found.view) == ("fp32", None)
+    assert found.precision == "fp32"
     assert "float32 only" in str(found.why)
 
 

@@ -47,7 +47,7 @@ def test_it_is_perturb_on_one_and_a_count_on_the_other(name: str) -> None:
         assert found.path == pytest.approx([1 - found.fooled_last.mean()])
         assert found.backwards == 20 * 60
         assert found.forwards == (20 + 3) * 60  # two verdicts of the surrogate, one of the target
-        assert found.gallery.shape == (GALLERY, 1, 8, 8)
+        assert found.last.shape == (GALLERY, 1, 8, 8)
         assert found.attacked.all()
 
 
@@ -68,7 +68,7 @@ def test_from_the_model_itself_it_is_the_direct_attack() -> None:
     direct = run_attack(attack, model, x, y, ids=ids, seed=1, batch=60)
     found = transfer_attack(attack, model, model, x, y, ids=ids, seed=1, batch=60)
     assert (found.predicted == direct.predicted).all()
-    assert (found.gallery == direct.gallery).all()
+    assert (found.last == direct.last).all()
 
 
 def test_the_target_is_asked_once_and_only_forward() -> None:
@@ -82,7 +82,7 @@ def test_the_target_is_asked_once_and_only_forward() -> None:
         handle.remove()
     assert [len(images) for images in seen] == [10]
     assert not seen[0].requires_grad
-    assert torch.equal(seen[0], torch.from_numpy(found.gallery))
+    assert torch.equal(seen[0], torch.from_numpy(found.last))
 
 
 def test_a_search_that_stops_hands_over_the_image_that_won() -> None:

@@ -178,7 +178,7 @@ def test_fast_gradients_are_as_exact_as_the_reference_ones(fsr: str | None) -> N
     """On the same images the float32 gradients agree to 10⁻⁵ of their norm without the plug-in.
 
     With it 1/τ = 10 and the mask's slope enlarge every rounding before it, in either engine: neither is further
-    from float64 than three times the other.
+    from float64 than three times the other, or both are within 10⁻⁵ of it, where which is nearer is chance.
     """
     reference, fast = both(fsr, precision="fp32")
     exact, _ = both(fsr, precision="fp32")
@@ -191,7 +191,7 @@ def test_fast_gradients_are_as_exact_as_the_reference_ones(fsr: str | None) -> N
     if fsr is None:
         assert (slow - quick).norm() < 1e-5 * slow.norm()
     errors = [float((g.double() - truth).norm() / truth.norm()) for g in (slow, quick)]
-    assert max(errors) < 3 * min(errors)
+    assert max(errors) < max(3 * min(errors), 1e-5)
     assert max(errors) < 1e-3
 
 

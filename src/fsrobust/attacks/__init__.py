@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from fsrobust.attacks.apgd import APGD as APGD
 from fsrobust.attacks.balls import L2 as L2
 from fsrobust.attacks.balls import Ball as Ball
 from fsrobust.attacks.balls import Linf as Linf
@@ -11,9 +12,14 @@ from fsrobust.attacks.base import Attack as Attack
 from fsrobust.attacks.base import Search as Search
 from fsrobust.attacks.base import perturb as perturb
 from fsrobust.attacks.base import search as search
+from fsrobust.attacks.cascade import Cascade as Cascade
+from fsrobust.attacks.cascade import Stage as Stage
+from fsrobust.attacks.cascade import apgd_t, autoattack, autoattack_plus, fab_t
+from fsrobust.attacks.fab import FAB as FAB
 from fsrobust.attacks.gradient import PGD as PGD
 from fsrobust.attacks.nattack import NAttack as NAttack
 from fsrobust.attacks.probe import Probe as Probe
+from fsrobust.attacks.square import Square as Square
 from fsrobust.attacks.transfer import TransferPGD as TransferPGD
 from fsrobust.types import unknown_name
 
@@ -25,6 +31,15 @@ ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
     "cw": lambda ball: PGD(ball, steps=30, step_size=ball.eps / 10, loss="cw"),
     # the usual training attack, also the one that picks the best checkpoint
     "pgd10": lambda ball: PGD(ball, steps=10, step_size=ball.eps / 4, random_start=True),
+    # AutoAttack's members, alone and together
+    "apgd-ce": APGD,
+    "apgd-dlr": lambda ball: APGD(ball, "dlr"),
+    "apgd-t": apgd_t,
+    "fab": FAB,
+    "fab-t": fab_t,
+    "square": Square,
+    "autoattack": autoattack,
+    "autoattack-plus": autoattack_plus,
     # to be carried over from a surrogate: PGD-20 with inputs that vary, gradients smoothed, momentum
     "di-fgsm": lambda ball: TransferPGD(ball, steps=20, step_size=ball.eps / 10, diversity=0.5),
     "ti-fgsm": lambda ball: TransferPGD(ball, steps=20, step_size=ball.eps / 10, kernel=5),
@@ -37,9 +52,13 @@ ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
 
 SUITES: Final[dict[str, tuple[str, ...]]] = {
     "whitebox": ("fgsm", "pgd20", "pgd100", "cw"),
-    "blackbox": ("di-fgsm", "ti-fgsm", "mi-di-ti-fgsm", "nattack"),
+    # without N-Attack, whose queries are for a subset
+    "blackbox": ("di-fgsm", "ti-fgsm", "mi-di-ti-fgsm", "square"),
 }
 """Names that stand for several attacks."""
+
+SCORE_BASED: Final = ("square", "nattack")
+"""Attacks that ask for no gradient: they need no surrogate to be black-box."""
 
 
 def make_attack(name: str, ball: Ball) -> Attack:

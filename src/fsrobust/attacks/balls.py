@@ -2,13 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final, Protocol, runtime_checkable
+from typing import ClassVar, Final, Protocol, TypeAlias, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fsrobust.seeding import Noise
 from fsrobust.types import Images, InputError, PerSample, unknown_name
+
+StepSize: TypeAlias = float | Float[Tensor, "B 1 1 1"]
+"""One for all samples, or one for each; in the ball's norm."""
 
 
 @runtime_checkable
@@ -21,7 +25,7 @@ class Ball(Protocol):
     def eps(self) -> float:
         """The radius."""
 
-    def ascend(self, x_adv: Images, gradient: Images, step_size: float) -> Images:
+    def ascend(self, x_adv: Images, gradient: Images, step_size: StepSize) -> Images:
         """Return the point ``step_size`` (in the ball's norm) along the steepest ascent."""
 
     def project(self, x_adv: Images, x: Images) -> Images:
@@ -29,6 +33,9 @@ class Ball(Protocol):
 
     def sample(self, x: Images, noise: Noise) -> Images:
         """Return a uniform draw from the ball around ``x``, then clamped to [0, 1]."""
+
+    def sample_surface(self, x: Images, noise: Noise) -> Images:
+        """Return a draw at distance ``eps`` from ``x``, then clamped to [0, 1]: where Auto-PGD starts."""
 
     def distance(self, x_adv: Images, x: Images) -> PerSample:
         """Return the distance in the ball's norm, float32."""
@@ -61,7 +68,7 @@ class Linf:
     def __post_init__(self) -> None:
         _check_radius(self.norm, self.eps, 1.0)
 
-    def ascend(self, x_adv: Images, gradient: Images, step_size: float) -> Images:
+    def ascend(self, x_adv: Images, gradient: Images, step_size: StepSize) -> Images:
         """Return x_adv + step_size · sign(gradient)."""
         return x_adv + step_size * gradient.sign()
 
@@ -77,6 +84,11 @@ class Linf:
         """Return x + U(−eps, eps), clamped to [0, 1]."""
         u = noise.uniform(tuple(x.shape[1:])).to(x.dtype)
         return (x + (2 * u - 1) * self.eps).clamp(0, 1)
+
+    def sample_surface(self, x: Images, noise: Noise) -> Images:
+        """Return x + eps · u / max |u| with u uniform in the cube, clamped to [0, 1]."""
+        u = 2 * noise.uniform(tuple(x.shape[1:])).to(x.dtype) - 1
+        return (x + self.eps * u / u.abs().amax(dim=(1, 2, 3), keepdim=True)).clamp(0, 1)
 
     def distance(self, x_adv: Images, x: Images) -> PerSample:
         """Return max |x_adv − x| of each sample."""
@@ -97,7 +109,7 @@ class L2:
     def __post_init__(self) -> None:
         _check_radius(self.norm, self.eps, 1000.0)
 
-    def ascend(self, x_adv: Images, gradient: Images, step_size: float) -> Images:
+    def ascend(self, x_adv: Images, gradient: Images, step_size: StepSize) -> Images:
         """Return x_adv + step_size · gradient / ‖gradient‖₂."""
         # a confident model's gradients are near 1e-30: their squares would vanish, so scale them first
         largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
@@ -116,6 +128,11 @@ class L2:
         u = noise.fold("radius").uniform((1, 1, 1))
         delta = direction / _norms(direction) * (self.eps * u ** (1 / math.prod(shape)))
         return (x + delta.to(x.dtype)).clamp(0, 1)
+
+    def sample_surface(self, x: Images, noise: Noise) -> Images:
+        """Return x + eps · a uniform direction, clamped to [0, 1]."""
+        direction = noise.normal(tuple(x.shape[1:]))
+        return (x + (self.eps * direction / _norms(direction)).to(x.dtype)).clamp(0, 1)
 
     def distance(self, x_adv: Images, x: Images) -> PerSample:
         """Return ‖x_adv − x‖₂ of each sample."""

@@ -27,6 +27,10 @@ class Attack(Protocol):
     def ball(self) -> Ball:
         """Where the attack may search."""
 
+    @property
+    def cost(self) -> int:
+        """About how many forward passes a sample costs that is not fooled; one way back counts as one."""
+
     def run(self, probe: Probe, x: Images, y: Labels, noise: Noise) -> Images:
         """Return the last iterate. The gate has checked everything and will check the result."""
 

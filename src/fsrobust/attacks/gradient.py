@@ -47,6 +47,11 @@ class PGD:
         if self.restarts > 1 and not self.random_start:
             raise InputError(f"Expected random_start with {self.restarts} restarts: they would all be alike")
 
+    @property
+    def cost(self) -> int:
+        """Two passes a step, restart by restart."""
+        return 2 * self.steps * self.restarts
+
     def run(self, probe: Probe, x: Images, y: Labels, noise: Noise) -> Images:
         """Return the last iterate of the restart that fooled, else of the last restart."""
         adversarial = self.climb(probe, x, y, self.start(x, noise.fold(0)))

@@ -43,6 +43,11 @@ class NAttack:
                 f"Expected steps ≥ 1, a population of two or more, step_size ≥ 0 and sigma > 0, but got {self}"
             )
 
+    @property
+    def cost(self) -> int:
+        """One pass for each of the population, and one for their mean."""
+        return self.steps * (self.population + 1)
+
     def run(self, probe: Probe, x: Images, y: Labels, noise: Noise) -> Images:
         """Return each sample's best draw of the last step it was searched in."""
         adversarial = x.clone()

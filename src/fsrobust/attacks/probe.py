@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fsrobust.types import Flags, Images, InputError, Labels, Logits, PerSample
@@ -88,18 +88,28 @@ class Probe:
         with torch.enable_grad():
             logits = self._query(x)
             total = loss(logits).sum()
-        gradient = self._backward(total, x)
-        if self.checked and not bool(torch.isfinite(gradient).all()):
-            raise InputError(
-                "Expected finite logits and gradients, but the model gives NaN or infinity; "
-                "gradient attacks cannot judge it"
-            )
-        return gradient, logits.detach()
+        return self._backward(total, x), logits.detach()
 
-    def _backward(self, total: Tensor, x: Images) -> Images:
+    def jacobian(
+        self, x: Images, outputs: Callable[[Logits], Float[Tensor, "B J"]]
+    ) -> Iterator[tuple[PerSample, Images]]:
+        """Yield each column of ``outputs`` with ∂ Σ column / ∂x: one query, and a backward pass a column.
+
+        Raises:
+            InputError: as ``gradient``.
+        """
+        x = x.detach().requires_grad_(True)
+        with torch.enable_grad():
+            columns = outputs(self._query(x)).unbind(1)
+            totals = [column.sum() for column in columns]
+        for j, (column, total) in enumerate(zip(columns, totals, strict=True), start=1):
+            yield column.detach(), self._backward(total, x, again=j < len(columns))
+
+    def _backward(self, total: Tensor, x: Images, *, again: bool = False) -> Images:
+        """Return ∂ total / ∂x; the graph stays if it is needed ``again``."""
         self.counts.backwards += len(x)
         try:
-            (gradient,) = torch.autograd.grad(total, x)
+            (gradient,) = torch.autograd.grad(total, x, retain_graph=again)
         except RuntimeError as error:
             if "does not require grad" not in str(error) and "not have been used" not in str(error):
                 raise
@@ -107,6 +117,11 @@ class Probe:
                 "Expected logits that depend on the pixels by gradient, but the model detaches them "
                 "(no_grad, rounding or a conversion inside?); gradient attacks cannot judge it"
             ) from error
+        if self.checked and not bool(torch.isfinite(gradient).all()):
+            raise InputError(
+                "Expected finite logits and gradients, but the model gives NaN or infinity; "
+                "gradient attacks cannot judge it"
+            )
         return gradient
 
     def _query(self, x: Images) -> Logits:

@@ -50,6 +50,11 @@ class TransferPGD:
         if not 0 <= self.diversity <= 1 or self.kernel < 1 or self.kernel % 2 == 0:
             raise InputError(f"Expected diversity in [0, 1] and an odd kernel, but got {self}")
 
+    @property
+    def cost(self) -> int:
+        """Two passes a step."""
+        return 2 * self.steps
+
     def run(self, probe: Probe, x: Images, y: Labels, noise: Noise) -> Images:
         """Return the last iterate."""
         x_adv, direction = x, torch.zeros_like(x)

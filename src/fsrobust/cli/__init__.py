@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fsrobust.cli.data import data_app
+from fsrobust.cli.evaluate import evaluate
 from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, console, print_json
 from fsrobust.cli.reproduce import reproduce
 from fsrobust.types import InputError
@@ -23,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.command()(evaluate)
 app.command()(reproduce)
 
 
@@ -103,67 +105,6 @@ def train(
         typer.echo(f"Stopped: {history.stopped}. Go on with the same command and --resume --out {folder}")
     else:
         typer.echo(f"Trained into {folder}\nNext: fsrobust evaluate {folder}")
-
-
-@app.command()
-def evaluate(
-    target: Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")],
-    attacks: Annotated[str, typer.Option(help="whitebox, or names: fgsm,pgd20")] = "whitebox",
-    data: DataName = None,
-    data_root: DataRoot = None,
-    eps: Annotated[str | None, typer.Option(help="Radius, as 8/255; the run's own by default.")] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2; the run's own by default.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
-    limit: Annotated[int, typer.Option(min=1, help="How many test samples, drawn by the seed.")] = 1000,
-    curve_samples: Annotated[
-        int, typer.Option(min=0, help="Samples for accuracy against eps; 0: no curve.")
-    ] = 100,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples attacked at once; found by itself.")
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="Of the search: auto, fp32 or bf16. Verdicts are in fp32 always."),
-    ] = "auto",
-    seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Where records go; the run itself by default.")] = None,
-    device: Device = None,
-    as_json: Json = False,
-) -> None:
-    """Attack a model and keep a record per attack; what is on record is not run again."""
-    from fsrobust.evaluate import carry_out
-    from fsrobust.progress import ConsoleReporter
-    from fsrobust.recipes import execute
-    from fsrobust.report import comparison_table
-
-    names = execute.expand_attacks(attacks)
-    study = execute.plan_study(
-        execute.find_target(target, checkpoint=checkpoint),
-        data=data,
-        root=data_root,
-        norm=norm,
-        eps=eps,
-        limit=limit,
-        seed=seed,
-        precision=precision,  # type: ignore[arg-type]  # checked there
-        out=out,
-        device=execute.pick_device(device),
-    )
-    with ConsoleReporter(console(quiet=as_json)) as reporter:
-        reporter.say(study.announce())
-        outcome = carry_out(
-            study,
-            names,
-            curve_samples=curve_samples,
-            batch=batch,
-            progress=reporter.attack,
-            say=reporter.say,
-        )
-    if as_json:
-        print_json({"folder": str(study.folder), **outcome.summary()})
-        return
-    typer.echo(comparison_table({study.subject.source: outcome}))
-    typer.echo(f"\nRecords: {study.folder / 'eval'}\nNext: fsrobust report {study.folder}")
 
 
 @app.command()

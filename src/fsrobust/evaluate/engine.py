@@ -1,41 +1,41 @@
 """Run attacks over a data set and keep what they found, one record per attack."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fsrobust.attacks import Attack, Ball, Search, make_attack, search
-from fsrobust.attacks.compiled import first_line, is_out_of_memory
-from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
+from fsrobust.attacks import Attack, Ball, Cascade, Search, make_attack, search
+from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
+from fsrobust.evaluate.cascade import STANDING, Journal, Standing, Task, run_cascade
 from fsrobust.evaluate.outcome import Bits, Outcome
-from fsrobust.evaluate.searching import choose_batch, choose_precision
+from fsrobust.evaluate.searching import Say, choose_batch, choose_precision, in_batches
 from fsrobust.types import Ids, Images, InputError, Labels
 
 Progress = Callable[[str, int, int], None]
 """Called with (attack, samples done, samples in all)."""
-Say = Callable[[str], None]
-
 GALLERY = 12
 """How many samples an attack's pictures are kept of."""
 PILOTS = 32
 """On how many samples it is tried whether a search in low precision would find its way."""
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, eq=False)
 class AttackResult:
-    """One attack on all samples: bits, what it cost (in samples), and pictures of the first few.
+    """One attack on all samples: bits, what it cost (in samples), and images on the CPU.
 
-    ``path[t]`` is the share classified right at the t-th query of the search, the last iterate at its end.
+    ``last`` holds the first few last iterates, ``images`` for every sample one that fooled it, else the last.
+
+    ``path[t]`` is the share classified right at the t-th query of the search, the last iterate at its end; empty
+    for a cascade, which says instead where it left each sample (``standing``).
     """
 
     attacked: Bits
@@ -46,7 +46,9 @@ class AttackResult:
     forwards: int
     backwards: int
     seconds: float
-    gallery: NDArray[np.float32]
+    last: NDArray[np.float32]
+    images: Images
+    standing: Standing | None = None
 
 
 def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and what noise depends on
@@ -111,34 +113,6 @@ def predict_all(model: nn.Module, x: Images, *, batch: int | None = None) -> NDA
     return _numpy(torch.cat(classes))
 
 
-def in_batches(
-    work: Callable[[slice], T], count: int, batch: int, say: Say | None = None
-) -> Iterator[tuple[slice, T]]:
-    """Yield each part of 0 … count with what ``work`` makes of it; out of memory, half as many go at once.
-
-    Raises:
-        InputError: not even a single sample fits.
-    """
-    start = 0
-    while start < count:
-        part = slice(start, min(start + batch, count))
-        try:
-            done = work(part)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if batch == 1:
-                raise InputError(f"Not even one sample fits in memory: {first_line(error)}") from error
-            batch = max(1, min(batch, part.stop - part.start) // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if say is not None:
-                say(f"out of memory: {batch} samples at once from here on")
-            continue
-        yield part, done
-        start = part.stop
-
-
 def run_attack(  # noqa: PLR0913 - as evaluate
     attack: Attack,
     model: nn.Module,
@@ -152,18 +126,25 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     name: str = "",
     progress: Progress | None = None,
     say: Say | None = None,
+    surrogates: Mapping[str, Query] | None = None,
+    journal: Path | None = None,
 ) -> AttackResult:
     """Attack all samples in batches and return what was found, in the samples' order.
 
-    ``view`` is what the attack queries instead of ``model``; the verdicts are the model's.
+    ``view`` is what the attack queries instead of ``model``; the verdicts are the model's. A cascade may climb
+    ``surrogates`` and keeps its progress in ``journal``: killed, it goes on from there to the same result.
     """
+    batch = batch or choose_batch(model, x)
+    if isinstance(attack, Cascade):
+        task = Task(model, x, y, ids, seed, batch, view, surrogates or {})
+        return _attack_in_stages(attack, task, name, progress, Journal(journal))
     started = time.perf_counter()
     found: list[Search] = []
 
     def attack_part(part: slice) -> Search:
         return search(attack, model, x[part], y[part], ids=ids[part], seed=seed, view=view)
 
-    for part, done in in_batches(attack_part, len(x), batch or choose_batch(model, x), say):
+    for part, done in in_batches(attack_part, len(x), batch, say):
         found.append(done)
         if progress is not None:
             progress(name, part.stop, len(x))
@@ -178,8 +159,49 @@ def run_attack(  # noqa: PLR0913 - as evaluate
         forwards=sum(s.forwards for s in found),
         backwards=sum(s.backwards for s in found),
         seconds=time.perf_counter() - started,
-        gallery=_numpy(_join(s.last for s in found)[:GALLERY]).astype(np.float32),
+        last=_numpy(_join(s.last for s in found)[:GALLERY]).astype(np.float32),
+        images=_join(s.witness.cpu() for s in found),
     )
+
+
+def _attack_in_stages(
+    cascade: Cascade, task: Task, name: str, progress: Progress | None, journal: Journal
+) -> AttackResult:
+    """Run a cascade; the image that counts is the one that fooled, the clean one where none did."""
+    n = len(task.x)
+    predicted, classes = predict_all(task.model, task.x, batch=task.batch), _classes(task)
+
+    def tell(_stage: str, share: float) -> None:
+        if progress is not None:
+            progress(name, round(share * n), n)
+
+    standing = run_cascade(
+        cascade,
+        task,
+        predicted == task.y.cpu().numpy(),
+        classes=classes,
+        journal=journal,
+        progress=tell,
+    )
+    fooled = standing.fooled_by != STANDING
+    return AttackResult(
+        attacked=np.ones(n, bool),
+        fooled_last=fooled,
+        fooled_any=fooled,
+        predicted=predict_all(task.model, standing.images.to(task.x), batch=task.batch),
+        path=[],
+        forwards=sum(cost.forwards for cost in standing.costs) + n,
+        backwards=sum(cost.backwards for cost in standing.costs),
+        seconds=sum(cost.seconds for cost in standing.costs),
+        last=_numpy(standing.images[:GALLERY]).astype(np.float32),
+        images=standing.images,
+        standing=standing,
+    )
+
+
+def _classes(task: Task) -> int:
+    with under_attack(task.model):
+        return Probe(task.model).logits(task.x[:1].clone()).shape[1]
 
 
 def _join(parts: Iterable[Tensor]) -> Tensor:

@@ -1,7 +1,8 @@
 """How to search: in which precision, and how many samples at once. No choice made here decides a verdict."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from fsrobust.attacks.view import FrozenView, View, multiplies_bf16
 from fsrobust.types import Images, InputError, Labels
 
 Precision = Literal["fp32", "bf16"]
+Say = Callable[[str], None]
+T = TypeVar("T")
 
 _AGREEING: Final = 0.8
 """Least share of the gradient's weight on whose sign both precisions must agree; guessing gives a half.
@@ -20,6 +23,8 @@ _AGREEING: Final = 0.8
 Networks trained with and without attacks came to 0.93 and more. One with logits blown up a thousandfold,
 where half precision would search in the dark, stays near a half.
 """
+_SAME: Final = 0.98
+"""The same for a copy in float32, where folded batch norms turn the signs of small gradients alone."""
 _LARGEST: Final = {"cpu": 256, "cuda": 2048}
 """Samples at once beyond which throughput no longer grows: caches on a CPU, launches on a GPU."""
 _SHARE: Final = 0.5
@@ -28,7 +33,7 @@ _SHARE: Final = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Searching:
-    """``view`` is what attacks query, None for the model itself; ``why`` is said where it is not what was asked."""
+    """``view`` is what attacks query, None for the model; ``why`` is said where it is not what was asked."""
 
     precision: Precision
     view: View | None
@@ -40,6 +45,8 @@ def choose_precision(
 ) -> Searching:
     """Return how to search ``model``: "auto" takes bf16 where the device multiplies it and the model bears it.
 
+    Either way a frozen copy with folded batch norms is asked, as far as it proves to be the same network.
+
     A model bears it if, on these samples, input gradients in bf16 point where those in float32 do. Else an
     attack would be weak for no fault of the model's defence, and float32 is used.
 
@@ -48,22 +55,31 @@ def choose_precision(
     """
     if asked not in ("auto", "fp32", "bf16"):
         raise InputError(f'Expected precision "auto", "fp32" or "bf16", but got "{asked}"')
-    if asked == "fp32" or (asked == "auto" and not multiplies_bf16(x.device)):
-        return Searching("fp32", None)
+    low = asked == "bf16" or (asked == "auto" and multiplies_bf16(x.device))
+    if not low:
+        return _in_float32(model, x, y)
     view = FrozenView(model, dtype=torch.bfloat16)
     try:
         agreement = _agreement(model, view, x, y)
     except Exception as error:  # a network whose code has no bf16; in float32 it may be sound
         if is_out_of_memory(error):
             raise
-        return Searching(
-            "fp32", None, f"searching in fp32: the model does not run in bf16 ({first_line(error)})"
-        )
+        return _in_float32(model, x, y, f"the model does not run in bf16 ({first_line(error)})")
     if asked == "auto" and not agreement >= _AGREEING:  # written so that NaN fails
-        return Searching(
-            "fp32", None, f"searching in fp32: bf16 gradients agree with fp32 in only {agreement:.0%}"
-        )
+        return _in_float32(model, x, y, f"bf16 gradients agree with fp32 in only {agreement:.0%}")
     return Searching("bf16", view)
+
+
+def _in_float32(model: nn.Module, x: Images, y: Labels, why: str | None = None) -> Searching:
+    """Return a search on a folded copy, or on the model where a copy of it is not the same network."""
+    why = f"searching in fp32: {why}" if why else None
+    view = FrozenView(model)
+    agreement = _agreement(model, view, x, y)
+    if agreement >= _SAME:
+        return Searching("fp32", view, why)
+    return Searching(
+        "fp32", None, why or f"searching the network itself: a copy agrees in only {agreement:.0%}"
+    )
 
 
 def _agreement(model: nn.Module, view: View, x: Images, y: Labels) -> float:
@@ -91,6 +107,34 @@ def choose_batch(model: nn.Module, x: Images) -> int:
     while largest > 1 and largest * bytes_each > free:
         largest //= 2
     return largest
+
+
+def in_batches(
+    work: Callable[[slice], T], count: int, batch: int, say: Say | None = None
+) -> Iterator[tuple[slice, T]]:
+    """Yield each part of 0 … count with what ``work`` makes of it; out of memory, half as many go at once.
+
+    Raises:
+        InputError: not even a single sample fits.
+    """
+    start = 0
+    while start < count:
+        part = slice(start, min(start + batch, count))
+        try:
+            done = work(part)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch == 1:
+                raise InputError(f"Not even one sample fits in memory: {first_line(error)}") from error
+            batch = max(1, min(batch, part.stop - part.start) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if say is not None:
+                say(f"out of memory: {batch} samples at once from here on")
+            continue
+        yield part, done
+        start = part.stop
 
 
 def _activation_bytes(model: nn.Module, x: Images) -> int:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fsrobust.attacks import Attack, Ball
+from fsrobust.attacks import Attack, Ball, Cascade
 from fsrobust.data import Dataset
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Precision
@@ -169,9 +169,20 @@ def format_eps(eps: float) -> str:
 
 
 def describe_attack(attack: Attack) -> dict[str, object]:
-    """Return an attack's settings as plain values."""
+    """Return an attack's settings as plain values; a cascade's stages as a list of theirs."""
+    ball = {"ball": describe_ball(attack.ball)}
+    if isinstance(attack, Cascade):
+        stages = [
+            {"name": stage.name, "surrogate": stage.surrogate, **_settings(stage.attack)}
+            for stage in attack.stages
+        ]
+        return {"type": "Cascade", **ball, "stages": stages}
+    return {**_settings(attack), **ball}
+
+
+def _settings(attack: Attack) -> dict[str, object]:
     values = asdict(attack) if hasattr(attack, "__dataclass_fields__") else {}  # type: ignore[call-overload]
-    return {"type": type(attack).__name__, **values, "ball": describe_ball(attack.ball)}
+    return {"type": type(attack).__name__, **{k: v for k, v in values.items() if k != "ball"}}
 
 
 def read_records(folder: Path) -> Iterator[dict[str, Any]]:

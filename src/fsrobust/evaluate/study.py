@@ -1,40 +1,47 @@
 """Carry out a study: each attack that has no record yet, then the curve and the pictures for the report."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fsrobust.attacks import Attack, make_attack
-from fsrobust.attacks.view import FrozenView
+from fsrobust.attacks.probe import Query
 from fsrobust.data.batches import pixels
+from fsrobust.evaluate.adaptive import ADAPTIVE, adaptive, surrogates_of
 from fsrobust.evaluate.curves import eps_curve
-from fsrobust.evaluate.engine import GALLERY, AttackResult, Progress, Say, predict_all, run_attack
+from fsrobust.evaluate.diagnose import diagnose
+from fsrobust.evaluate.engine import GALLERY, PILOTS, AttackResult, Progress, predict_all, run_attack
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
+from fsrobust.evaluate.searching import Say, choose_precision
+from fsrobust.evaluate.shards import Shard, read_parts, remove_parts, write_part
 from fsrobust.evaluate.store import Study, describe_attack, device_of, read_outcome, write_index
-from fsrobust.records import locked, read_json, read_npz, write_json
+from fsrobust.records import locked, read_json, read_npz, write_json, write_npz
 from fsrobust.types import Images
 
 
-def carry_out(
+def carry_out(  # noqa: PLR0913 - a study, and who is told
     study: Study,
     attacks: Sequence[str],
     *,
     curve_samples: int = 0,
     batch: int | None = None,
+    images: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Outcome:
     """Run what has no record yet, write a record for each, and return the outcome of ``attacks``.
 
-    ``curve_samples`` > 0 adds accuracy against eps on the first so many samples. A killed study goes on with
-    the attack it was at.
+    ``curve_samples`` > 0 adds accuracy against eps on the first so many samples; ``images`` keeps the attacked
+    images. A killed study goes on with the attack it was at, a cascade from where it was.
     """
-    work = _Work(study, batch, progress, say)
+    work = _Work(study, batch, progress, say, images=images)
     with locked(study.folder):
         for name in attacks:
             work.attack(name)
@@ -47,69 +54,135 @@ def carry_out(
     return read_outcome(study.folder, records)
 
 
+def carry_out_diagnosis(
+    study: Study, *, batch: int | None = None, progress: Progress | None = None, say: Say | None = None
+) -> dict[str, Any]:
+    """Look for signs of masked gradients on the study's samples, keep a record, and return it."""
+    with locked(study.folder):
+        return _Work(study, batch, progress, say).diagnose(len(study.data))
+
+
+def carry_out_shard(
+    study: Study,
+    attacks: Sequence[str],
+    shard: Shard,
+    *,
+    batch: int | None = None,
+    images: bool = False,
+    say: Say | None = None,
+) -> None:
+    """Run a shard of what has no record yet; ``carry_out`` makes records of the parts once all are there.
+
+    Whoever starts the shards holds the folder; a shard writes files of its own alone.
+    """
+    work = _Work(study, batch, None, say, images=images)
+    for name in attacks:
+        work.part(name, shard)
+
+
 def _key(study: Study, name: str) -> str:
-    return study.key("attack", {"name": name, **describe_attack(make_attack(name, study.ball))})
+    return study.key("attack", {"name": name, **describe_attack(find_attack(name, study))})
+
+
+def record_folder(study: Study, name: str) -> Path:
+    """Return where an attack's record goes."""
+    return study.path(_key(study, name))
+
+
+def find_attack(name: str, study: Study) -> Attack:
+    """Return an attack by name; "adaptive" is made for the study's model.
+
+    Raises:
+        InputError: no such attack, or a model that offers nothing to adapt to.
+    """
+    if name == ADAPTIVE:
+        return adaptive(study.ball, surrogates_of(study.subject.model))
+    return make_attack(name, study.ball)
 
 
 class _Work:
     """A study under way: its data on the model's device, what is computed once, who is told."""
 
-    def __init__(self, study: Study, batch: int | None, progress: Progress | None, say: Say | None) -> None:
-        self.study, self.batch, self.progress = study, batch, progress
+    def __init__(
+        self,
+        study: Study,
+        batch: int | None,
+        progress: Progress | None,
+        say: Say | None,
+        *,
+        images: bool = False,
+    ) -> None:
+        self.study, self.batch, self.progress, self.images = study, batch, progress, images
         self.say = say or (lambda _text: None)
         self.model = study.subject.model
         self.data = study.data.to(device_of(self.model))
-        self.view = FrozenView(self.model, dtype=torch.bfloat16) if study.precision == "bf16" else None
+        pilots = slice(0, PILOTS)
+        x, y = pixels(self.data.images[pilots]), self.data.labels[pilots]
+        self.view = choose_precision(self.model, x, y, study.precision).view
+
+    @functools.cached_property
+    def surrogates(self) -> Mapping[str, Query]:
+        """What adaptive attacks climb, made once."""
+        return surrogates_of(self.model)
 
     @functools.cached_property
     def natural(self) -> NDArray[np.int64]:
         """The classes predicted for clean images: once, and only if some attack has to run."""
         return predict_all(self.model, pixels(self.data.images), batch=self.batch)
 
-    def run(self, attack: Attack, name: str) -> AttackResult:
-        """Run an attack on all samples."""
+    def run(self, name: str, shard: Shard) -> AttackResult:
+        """Run an attack on a shard of the samples, or the rest of one that was killed."""
+        rows = torch.from_numpy(shard.rows(len(self.data))).to(self.data.ids.device)
+        data = self.data.select(rows)
         return run_attack(
-            attack,
+            find_attack(name, self.study),
             self.model,
-            pixels(self.data.images),
-            self.data.labels,
-            ids=self.data.ids,
+            pixels(data.images),
+            data.labels,
+            ids=data.ids,
             seed=self.study.seed,
             batch=self.batch,
             view=self.view,
             name=name,
             progress=self.progress,
             say=self.say,
+            surrogates=self.surrogates,
+            journal=shard.file(record_folder(self.study, name), "progress"),
         )
 
+    def lacks(self, name: str) -> bool:
+        """Return whether an attack's record, or its images where they are wanted, are not there."""
+        wanted = self.images and not (record_folder(self.study, name) / "adversarial.npz").is_file()
+        return wanted or not self.study.has(_key(self.study, name))
+
+    def part(self, name: str, shard: Shard) -> None:
+        """Leave a shard's part of an attack, unless it is there."""
+        rows = shard.rows(len(self.data))
+        if (
+            self.lacks(name)
+            and len(rows)
+            and not shard.file(record_folder(self.study, name), "part").is_file()
+        ):
+            write_part(record_folder(self.study, name), shard, rows, self.run(name, shard))
+
     def attack(self, name: str) -> None:
-        """Write the record of an attack, unless there is one."""
-        key, attack = _key(self.study, name), make_attack(name, self.study.ball)
-        if self.study.has(key):
+        """Write the record of an attack, and its images if they are wanted, unless they are there."""
+        if not self.lacks(name):
             self.say(f"{name}: already on record")
             return
-        result = self.run(attack, name)
-        labels, ids = self.data.labels.cpu().numpy(), self.data.ids.cpu().numpy()
-        correct = self.natural == labels
-        bits = {
-            "ids": ids,
-            "attacked": result.attacked,
-            "fooled_last": result.fooled_last,
-            "fooled_any": result.fooled_any | ~correct,
-            "natural_correct": correct,
-            "predicted": result.predicted,
-        }
-        gallery = {
-            "images": self.data.images[:GALLERY].cpu().numpy(),
-            "attacked": result.gallery,
-            "labels": labels[:GALLERY],
-            "natural_predicted": self.natural[:GALLERY],
-            "predicted": result.predicted[:GALLERY],
-            "ids": ids[:GALLERY],
-        }
-        content = {
-            "name": name,
-            "attack": describe_attack(attack),
+        key, folder = _key(self.study, name), record_folder(self.study, name)
+        result = read_parts(folder, len(self.data)) or self.run(name, Shard(0, 1))
+        if self.images:
+            write_npz(folder / "adversarial.npz", **self._adversarial(result))
+        if not self.study.has(key):
+            content = {"name": name, "attack": describe_attack(find_attack(name, self.study))}
+            arrays = {"samples": self._bits(result), "gallery": self._gallery(result)}
+            self.study.write(key, "attack", {**content, **self._content(result)}, arrays)
+        remove_parts(folder)
+
+    def _content(self, result: AttackResult) -> dict[str, object]:
+        correct = self._correct()
+        content: dict[str, object] = {
             "accuracy": {
                 "natural": float(correct.mean()),
                 "paper": float((~result.fooled_last).mean()),
@@ -120,7 +193,52 @@ class _Work:
             "backwards": result.backwards,
             "seconds": result.seconds,
         }
-        self.study.write(key, "attack", content, {"samples": bits, "gallery": gallery})
+        if result.standing is not None:
+            content["stages"] = [asdict(cost) for cost in result.standing.costs]
+        return content
+
+    def _bits(self, result: AttackResult) -> dict[str, NDArray[Any]]:
+        bits: dict[str, NDArray[Any]] = {
+            "ids": self.data.ids.cpu().numpy(),
+            "attacked": result.attacked,
+            "fooled_last": result.fooled_last,
+            "fooled_any": result.fooled_any | ~self._correct(),
+            "natural_correct": self._correct(),
+            "predicted": result.predicted,
+        }
+        return bits if result.standing is None else {**bits, "fooled_by": result.standing.fooled_by}
+
+    def _gallery(self, result: AttackResult) -> dict[str, NDArray[Any]]:
+        return {
+            "images": self.data.images[:GALLERY].cpu().numpy(),
+            "attacked": result.last,
+            "labels": self.data.labels[:GALLERY].cpu().numpy(),
+            "natural_predicted": self.natural[:GALLERY],
+            "predicted": result.predicted[:GALLERY],
+            "ids": self.data.ids[:GALLERY].cpu().numpy(),
+        }
+
+    def _adversarial(self, result: AttackResult) -> dict[str, NDArray[Any]]:
+        """Return every sample's image with what the model says of it, and of it as a file of 8 bits would hold it."""
+        images = result.images.to(self.data.images.device)
+        rounded = pixels((images * 255).round().to(torch.uint8))
+        said = {
+            "predicted": predict_all(self.model, images, batch=self.batch),
+            "rounded_predicted": predict_all(self.model, rounded, batch=self.batch),
+        }
+        labels = self.data.labels.cpu().numpy()
+        right, right_rounded = ((values == labels).mean() for values in said.values())
+        self.say(f"images kept: {right:.1%} right on them, {right_rounded:.1%} after rounding to 8 bits")
+        return {
+            "ids": self.data.ids.cpu().numpy(),
+            "labels": labels,
+            "images": result.images.numpy(),
+            **said,
+        }
+
+    def _correct(self) -> NDArray[np.bool_]:
+        correct: NDArray[np.bool_] = self.natural == self.data.labels.cpu().numpy()
+        return correct
 
     def curve(self, n: int) -> None:
         """Write the record of accuracy against eps on the first ``n`` samples, unless there is one."""
@@ -142,6 +260,27 @@ class _Work:
         )
         write_json(self.study.path(key) / "curves.json", asdict(curve))
         self.study.write(key, "curve", {"name": "eps"}, {})
+
+    def diagnose(self, n: int) -> dict[str, Any]:
+        """Write the record of the signs of masked gradients on the first ``n`` samples, unless there is one."""
+        key = self.study.key("diagnosis", {"samples": n})
+        if self.study.has(key):
+            self.say("signs of masked gradients: already on record")
+            return read_json(self.study.path(key) / "record.json")
+        data = self.data.select(torch.arange(n, device=self.data.ids.device))
+        found = diagnose(
+            self.model,
+            pixels(data.images),
+            data.labels,
+            ids=data.ids,
+            ball=self.study.ball,
+            seed=self.study.seed,
+            batch=self.batch,
+            surrogates=self.surrogates,
+            progress=self.progress,
+        )
+        self.study.write(key, "diagnosis", {"name": "signs", **found.summary()}, {})
+        return read_json(self.study.path(key) / "record.json")
 
     def masks(self, name: str) -> None:
         """Keep pictures of the mask on the samples of an attack's gallery."""

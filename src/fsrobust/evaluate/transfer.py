@@ -10,8 +10,8 @@ from fsrobust.attacks import Attack, Search, search
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
-from fsrobust.evaluate.engine import GALLERY, AttackResult, Progress, Say, in_batches
-from fsrobust.evaluate.searching import choose_batch
+from fsrobust.evaluate.engine import GALLERY, AttackResult, Progress
+from fsrobust.evaluate.searching import Say, choose_batch, in_batches
 from fsrobust.types import Flags, Ids, Images, Labels
 
 
@@ -66,5 +66,6 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
         forwards=sum(searched.forwards for searched, _ in found) + len(x),
         backwards=sum(searched.backwards for searched, _ in found),
         seconds=time.perf_counter() - started,
-        gallery=torch.cat([searched.last for searched, _ in found])[:GALLERY].float().cpu().numpy(),
+        last=torch.cat([searched.last for searched, _ in found])[:GALLERY].float().cpu().numpy(),
+        images=torch.cat([searched.last.cpu() for searched, _ in found]),
     )

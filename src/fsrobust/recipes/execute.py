@@ -14,6 +14,7 @@ from fsrobust.config import Run, parse_fraction
 from fsrobust.data import Dataset, draw, load_dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject
+from fsrobust.evaluate.adaptive import ADAPTIVE, surrogates_of
 from fsrobust.evaluate.engine import PILOTS
 from fsrobust.evaluate.searching import choose_precision
 from fsrobust.evaluate.store import device_of
@@ -194,8 +195,15 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.") or "model"
 
 
+def standard_attacks(model: nn.Module) -> list[str]:
+    """Return what a model is judged by unless told otherwise: white box, AutoAttack, and whatever adapts to it."""
+    return [*SUITES["whitebox"], "autoattack", *([ADAPTIVE] if surrogates_of(model) else [])]
+
+
 def expand_attacks(text: str) -> list[str]:
     """Return attack names from "whitebox" or "fgsm,pgd20", each once, in order.
+
+    "adaptive" is made for the model that has the plug-in, when it is known.
 
     >>> expand_attacks("whitebox,pgd10")
     ['fgsm', 'pgd20', 'pgd100', 'cw', 'pgd10']
@@ -205,8 +213,8 @@ def expand_attacks(text: str) -> list[str]:
     """
     names: list[str] = []
     for word in filter(None, (part.strip() for part in text.split(","))):
-        if word not in SUITES and word not in ATTACKS:
-            raise unknown_name("attack", word, [*SUITES, *ATTACKS])
+        if word not in SUITES and word not in ATTACKS and word != ADAPTIVE:
+            raise unknown_name("attack", word, [*SUITES, *ATTACKS, ADAPTIVE])
         names += SUITES.get(word, (word,))
     if not names:
         raise InputError('Expected attacks, such as "whitebox" or "fgsm,pgd20", but got none')

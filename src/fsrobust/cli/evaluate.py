@@ -1,0 +1,83 @@
+"""fsrobust evaluate: attack a model, keep a record per attack."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, console, print_json
+
+
+def evaluate(
+    target: Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")],
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            help="whitebox, autoattack, adaptive, blackbox, or names: fgsm,pgd20. By default the first three."
+        ),
+    ] = None,
+    data: DataName = None,
+    data_root: DataRoot = None,
+    eps: Annotated[str | None, typer.Option(help="Radius, as 8/255; the run's own by default.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2; the run's own by default.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
+    limit: Annotated[int, typer.Option(min=1, help="How many test samples, drawn by the seed.")] = 1000,
+    curve_samples: Annotated[
+        int, typer.Option(min=0, help="Samples for accuracy against eps; 0: no curve.")
+    ] = 100,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples attacked at once; found by itself.")
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="Of the search: auto, fp32 or bf16. Verdicts are in fp32 always."),
+    ] = "auto",
+    seed: Seed = 0,
+    shards: Annotated[int, typer.Option(min=1, help="Processes side by side; under torchrun, its own.")] = 1,
+    save_images: Annotated[
+        bool, typer.Option("--save-images", help="Keep the attacked images, float32, as adversarial.npz.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Where records go; the run itself by default.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Attack a model and keep a record per attack; what is on record is not run again."""
+    from fsrobust.evaluate import carry_out
+    from fsrobust.progress import ConsoleReporter
+    from fsrobust.recipes import execute
+    from fsrobust.recipes.sharding import Sharded, share_out
+    from fsrobust.report import comparison_table
+
+    names = execute.expand_attacks(attacks) if attacks else None
+    plan = {
+        "data": data,
+        "root": data_root,
+        "norm": norm,
+        "eps": eps,
+        "limit": limit,
+        "seed": seed,
+        "precision": precision,
+        "out": out,
+        "device": execute.pick_device(device),
+    }
+    study = execute.plan_study(execute.find_target(target, checkpoint=checkpoint), **plan)  # type: ignore[arg-type]
+    names = names or execute.standard_attacks(study.subject.model)
+    with ConsoleReporter(console(quiet=as_json)) as reporter:
+        reporter.say(f"{study.announce()}: {', '.join(names)}")
+        work = Sharded(target, checkpoint, plan, tuple(names), batch, save_images)
+        if not share_out(work, study, shards):
+            return
+        outcome = carry_out(
+            study,
+            names,
+            curve_samples=curve_samples,
+            batch=batch,
+            images=save_images,
+            progress=reporter.attack,
+            say=reporter.say,
+        )
+    if as_json:
+        print_json({"folder": str(study.folder), **outcome.summary()})
+        return
+    typer.echo(comparison_table({study.subject.source: outcome}))
+    typer.echo(f"\nRecords: {study.folder / 'eval'}\nNext: fsrobust report {study.folder}")

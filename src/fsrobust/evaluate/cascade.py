@@ -1,0 +1,205 @@
+"""Run a cascade over a data set, stage by stage on what is left; killed anywhere, it goes on to the same result."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fsrobust.attacks import Cascade, Search, Stage, search
+from fsrobust.attacks.cascade import stage_seed
+from fsrobust.attacks.probe import Query
+from fsrobust.attacks.view import View
+from fsrobust.evaluate.outcome import Bits
+from fsrobust.evaluate.searching import in_batches
+from fsrobust.records import read_npz, write_npz
+from fsrobust.types import Ids, Images, InputError, Labels
+
+STANDING: Final = -1
+"""In ``fooled_by``: no stage fooled this sample. 0 is the clean image, k the k-th stage."""
+_PAUSE: Final = 20.0
+"""Least seconds between two notes of progress on disk."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is attacked, and how: the part of an evaluation that all stages share."""
+
+    model: nn.Module
+    x: Images
+    y: Labels
+    ids: Ids
+    seed: int
+    batch: int
+    view: View | None = None
+    surrogates: Mapping[str, Query] = field(default_factory=dict)
+
+    def part(self, stage: Stage, rows: Tensor) -> Search:
+        """Run a stage on some samples."""
+        return search(
+            stage.attack,
+            self.model,
+            self.x[rows],
+            self.y[rows],
+            ids=self.ids[rows],
+            seed=stage_seed(self.seed),
+            view=self.view,
+            surrogate=self.surrogates[stage.surrogate] if stage.surrogate else None,
+        )
+
+
+@dataclass
+class StageCost:
+    """What a stage was given, what it fooled, and what that cost, in samples and seconds."""
+
+    name: str
+    attacked: int = 0
+    fooled: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, name: str, numbers: NDArray[np.float64]) -> "StageCost":
+        """Return the cost of a row that ``cost_arrays`` made."""
+        attacked, fooled, forwards, backwards, seconds = numbers.tolist()
+        return cls(name, int(attacked), int(fooled), int(forwards), int(backwards), seconds)
+
+
+def cost_arrays(costs: Sequence[StageCost]) -> dict[str, NDArray[Any]]:
+    """Return costs as arrays for a file; counts of samples are exact in float64."""
+    numbers = [[c.attacked, c.fooled, c.forwards, c.backwards, c.seconds] for c in costs]
+    return {
+        "stages": np.array([cost.name for cost in costs], str),
+        "stage_costs": np.array(numbers, np.float64).reshape(-1, 5),
+    }
+
+
+@dataclass(eq=False)
+class Standing:
+    """Where a cascade is: who fell to which stage, with the images that did it; the stage under way and its place.
+
+    ``fooled_by`` int16 [N]; ``images`` [N, C, H, W], the clean ones where nothing fooled; ``done`` counts the
+    samples that the stage under way has been through, of those that stood when it began.
+    """
+
+    fooled_by: NDArray[np.int16]
+    images: Images
+    costs: list[StageCost] = field(default_factory=list)
+    done: int = 0
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return which samples stood when the stage under way began."""
+        current = len(self.costs)
+        return np.flatnonzero((self.fooled_by == STANDING) | (self.fooled_by == current))
+
+    def note(self, rows: NDArray[np.int64], found: Search, seconds: float) -> None:
+        """Take over what the stage under way did to ``rows``."""
+        fooled: Bits = found.fooled_any.cpu().numpy()
+        self.fooled_by[rows[fooled]] = len(self.costs)
+        self.images[torch.from_numpy(rows[fooled])] = found.witness[found.fooled_any].to(self.images)
+        cost = self.costs[-1]
+        cost.attacked += len(rows)
+        cost.fooled += int(fooled.sum())
+        cost.forwards += found.forwards
+        cost.backwards += found.backwards
+        cost.seconds += seconds
+        self.done += len(rows)
+
+
+@dataclass(eq=False)
+class Journal:
+    """Progress of a cascade in a file: the images of the fooled, and what cannot be derived from them."""
+
+    file: Path | None
+    _written: float = field(default_factory=time.monotonic)
+
+    def read(self, x: Images) -> Standing | None:
+        """Return where a killed run was, None if it had not got anywhere."""
+        if self.file is None or not self.file.is_file():
+            return None
+        arrays = read_npz(self.file)
+        images = x.cpu().clone()
+        fooled_by = arrays["fooled_by"]
+        images[torch.from_numpy(fooled_by > 0)] = torch.from_numpy(arrays["images"]).to(images)
+        costs = [
+            StageCost.of(str(name), counts)
+            for name, counts in zip(arrays["stages"], arrays["stage_costs"], strict=True)
+        ]
+        return Standing(fooled_by, images, costs, int(arrays["done"]))
+
+    def write(self, standing: Standing, *, now: bool = False) -> None:
+        """Note where the cascade is, unless that was done a moment ago."""
+        if self.file is None or not (now or time.monotonic() - self._written > _PAUSE):
+            return
+        arrays: dict[str, NDArray[Any]] = {
+            "fooled_by": standing.fooled_by,
+            "images": standing.images[torch.from_numpy(standing.fooled_by > 0)].numpy(),
+            "done": np.array(standing.done),
+            **cost_arrays(standing.costs),
+        }
+        write_npz(self.file, **arrays)
+        self._written = time.monotonic()
+
+
+def run_cascade(
+    cascade: Cascade,
+    task: Task,
+    natural: Bits,
+    *,
+    classes: int,
+    journal: Journal,
+    progress: Callable[[str, float], None],
+) -> Standing:
+    """Attack what is right when clean (``natural``, bool [N]) with each stage that makes sense, survivors only.
+
+    ``progress`` gets the stage's name and the share of the cascade that is done, by what stages usually cost.
+
+    Raises:
+        InputError: a stage's surrogate is not among the task's.
+    """
+    stages = cascade.applicable(classes)
+    missing = {stage.surrogate for stage in stages if stage.surrogate} - set(task.surrogates)
+    if missing:
+        raise InputError(
+            f"Expected the surrogates {sorted(map(str, missing))}, but the model offers none such"
+        )
+    standing = journal.read(task.x) or Standing(
+        np.where(natural, STANDING, 0).astype(np.int16), task.x.cpu().clone()
+    )
+    shares = np.cumsum([0.0, *(stage.attack.cost for stage in stages)]) / sum(
+        stage.attack.cost for stage in stages
+    )
+    for number, stage in enumerate(stages, start=1):
+        if number < len(standing.costs):
+            continue
+        if number > len(standing.costs):
+            standing.costs.append(StageCost(stage.name))
+            standing.done = 0
+        before, after = shares[number - 1], shares[number]
+        for part in _run_stage(stage, task, standing):
+            journal.write(standing)
+            progress(stage.name, float(before + part * (after - before)))
+    journal.write(standing, now=True)
+    return standing
+
+
+def _run_stage(stage: Stage, task: Task, standing: Standing) -> Iterator[float]:
+    """Run the rest of the stage under way, and yield after each batch which share of it is done."""
+    rows = standing.rows()
+    left = rows[standing.done :]
+    started = time.perf_counter()
+
+    def attack(part: slice) -> Search:
+        return task.part(stage, torch.from_numpy(left[part]).to(task.x.device))
+
+    for part, found in in_batches(attack, len(left), task.batch):
+        now = time.perf_counter()
+        standing.note(left[part], found, now - started)
+        started = now
+        yield standing.done / len(rows)

@@ -1,0 +1,54 @@
+"""One evaluation over several processes: those it starts itself, or those that torchrun started."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fsrobust.evaluate import Study
+from fsrobust.evaluate.shards import Shard, run_processes, torchrun_shard, wait_for_parts
+from fsrobust.evaluate.store import device_of
+from fsrobust.evaluate.study import carry_out_shard, record_folder
+from fsrobust.recipes.execute import find_target, plan_study
+from fsrobust.records import locked
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """An evaluation for processes that have nothing but these words: ``find_target`` and ``plan_study``'s arguments."""
+
+    target: str
+    checkpoint: str
+    plan: dict[str, Any]
+    attacks: tuple[str, ...]
+    batch: int | None
+    images: bool
+
+    def study(self) -> Study:
+        """Return the study that each of the processes has a shard of."""
+        return plan_study(find_target(self.target, checkpoint=self.checkpoint), **self.plan)
+
+    def __call__(self, shard: Shard) -> None:
+        """Run a shard of it, on a GPU of its own where there are several."""
+        study = self.study()
+        device = device_of(study.subject.model)
+        if device.type == "cuda" and device.index is None:
+            study.subject.model.to(f"cuda:{shard.number % torch.cuda.device_count()}")
+        carry_out_shard(study, self.attacks, shard, batch=self.batch, images=self.images)
+
+
+def share_out(work: Sharded, study: Study, shards: int) -> bool:
+    """Run the shards of a study, if there are to be any; return whether this process is to make the records.
+
+    Started by torchrun, each process runs its own shard, and the first one waits for the others.
+    """
+    mine = torchrun_shard()
+    if mine is not None:
+        work(mine)
+        if mine.number == 0:
+            wait_for_parts([record_folder(study, name) for name in work.attacks], len(study.data))
+        return mine.number == 0
+    if shards > 1:
+        with locked(study.folder):
+            run_processes(work, shards)
+    return True
