@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsrobust.attacks import L2, Linf, make_attack, perturb
+from fsrobust.attacks import L2, Linf, NAttack, make_attack, perturb
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import evaluate
 from fsrobust.evaluate.curves import eps_attack, eps_curve, radii
@@ -15,7 +15,7 @@ from fsrobust.evaluate.engine import GALLERY, predict_all, run_attack
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.train import Natural, fit
 from fsrobust.types import InputError
-from tests.helpers import guarded, images
+from tests.helpers import guarded, half_space, images
 from tests.runs import digits, net, short
 
 BALL = Linf(0.1)
@@ -121,6 +121,18 @@ def test_one_attacks_result() -> None:
     assert result.last.shape == (GALLERY, 1, 8, 8)
     assert (np.abs(result.last - x[:GALLERY].numpy()) <= 0.1 + 1e-6).all()
     assert (result.fooled_last == (result.predicted != y.numpy())).all()
+
+
+def test_batches_whose_searches_end_at_different_steps_share_a_path() -> None:
+    """Three samples near a plane are won at once, three are not: the path goes on to the longest search's end."""
+    plane, far, y = half_space("linf", 0.03)
+    x = torch.cat([half_space("linf", 0.001)[1][:3], far[3:]])
+    attack, ids = NAttack(Linf(0.02), steps=6, population=60), torch.arange(6)
+    parts = run_attack(attack, plane, x, y, ids=ids, batch=3)
+    assert parts.fooled_any.tolist() == [True] * 3 + [False] * 3
+    assert len(parts.path) == 6 + 1
+    assert parts.path == run_attack(attack, plane, x, y, ids=ids, batch=6).path
+    assert parts.path[-1] == 0.5
 
 
 def test_no_samples_are_refused() -> None:

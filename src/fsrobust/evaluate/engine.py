@@ -149,7 +149,7 @@ def run_attack(  # noqa: PLR0913 - as evaluate
         if progress is not None:
             progress(name, part.stop, len(x))
     fooled_last = _numpy(_join(s.fooled_last for s in found))
-    path = [_numpy(_join(steps)) for steps in zip(*(s.path for s in found), strict=True)]
+    path = _path(found)
     return AttackResult(
         attacked=np.ones(len(x), bool),
         fooled_last=fooled_last,
@@ -202,6 +202,12 @@ def _attack_in_stages(
 def _classes(task: Task) -> int:
     with under_attack(task.model):
         return Probe(task.model).logits(task.x[:1].clone()).shape[1]
+
+
+def _path(found: Sequence[Search]) -> list[Bits]:
+    """Return who was misclassified at each query; a batch whose search was over sooner stays as it ended."""
+    length = max(len(s.path) for s in found)
+    return [_numpy(_join(s.path[min(t, len(s.path) - 1)] for s in found)) for t in range(length)]
 
 
 def _join(parts: Iterable[Tensor]) -> Tensor:
