@@ -22,6 +22,10 @@ _SAME: Final = 1e-3
 """Largest difference of logits, as a share of the largest, that folding may make; a wrong pair makes far more."""
 
 
+_NARROW: Final = 16
+"""Channels below which torch's strided 1×1 convolutions are not to be trusted in channels-last order on a CPU."""
+
+
 @runtime_checkable
 class View(Protocol):
     """Images to logits, by the weights that a model had when ``refresh`` was last called."""
@@ -60,7 +64,7 @@ class FrozenView:
     def __init__(
         self, model: nn.Module, *, dtype: torch.dtype = torch.float32, compiled: bool = False
     ) -> None:
-        self.model, self.dtype = model, dtype
+        self.model, self.dtype, self._layout = model, dtype, memory_order(model)
         self.notes: list[str] = []
         self.folded: list[_Folded] = []
         self._copy: nn.Module | None = None
@@ -86,7 +90,7 @@ class FrozenView:
     def _query(self, x: Images) -> Tensor:
         assert self._copy is not None
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits: Tensor = self._copy(x.contiguous(memory_format=torch.channels_last))
+            logits: Tensor = self._copy(x.contiguous(memory_format=self._layout))
         return logits
 
     def _make(self, example: Images) -> nn.Module:
@@ -111,6 +115,23 @@ class FrozenView:
         ]
         self.refresh()
         return copied
+
+
+def memory_order(model: nn.Module) -> torch.memory_format:
+    """Return the order of a network's images and weights in memory that is fast and safe: channels-last, or NCHW.
+
+    On a CPU the weight gradient of a strided 1×1 convolution of fewer than 16 channels writes beyond its memory in
+    channels-last order (torch 2.13, maps of 56 × 56 and more): such networks stay NCHW.
+    """
+    narrow = any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels < _NARROW
+        for module in model.modules()
+    )
+    on_cpu = next((p.device.type for p in model.parameters()), "cpu") == "cpu"
+    return torch.contiguous_format if narrow and on_cpu else torch.channels_last
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -153,7 +174,7 @@ class _Folded:
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied.to(memory_format=memory_order(model))  # type: ignore[call-overload]
     return copied
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from fsrobust.attacks.compiled import compiled_or_eager
 from fsrobust.attacks.probe import Probe, under_attack
-from fsrobust.attacks.view import FrozenView, Plain, View, multiplies_bf16
+from fsrobust.attacks.view import FrozenView, Plain, View, memory_order, multiplies_bf16
 from fsrobust.seeding import Noise
 from fsrobust.train.awp import perturbed
 from fsrobust.train.freezing import Host
@@ -119,7 +119,8 @@ def fast_step(
     Master weights, batch statistics, the mask and the loss are float32 always (autocast keeps them so).
     """
     device = next(model.parameters()).device
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = memory_order(model)
+    model.to(memory_format=layout)  # type: ignore[call-overload]
     low = precision == "bf16" or (precision == "auto" and multiplies_bf16(device))
     view = FrozenView(model, dtype=torch.bfloat16 if low else torch.float32, compiled=compiled)
     around: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -131,7 +132,7 @@ def fast_step(
         optimiser,
         view,
         around,
-        torch.channels_last,
+        layout,
         compiled=compiled,
         notes=view.notes,
     )
