@@ -16,8 +16,8 @@ from fsrobust.data import DATASETS
 from fsrobust.evaluate import read_records
 from fsrobust.evaluate.curves import STEPS, radii
 from fsrobust.plugin import build
-from fsrobust.recipes.execute import initial_model
 from fsrobust.recipes.plan import Cell
+from fsrobust.recipes.start import initial_model
 from fsrobust.records import Metrics
 
 _SAMPLES: Final = {
