@@ -1,4 +1,4 @@
-"""Time AutoAttack against pyautoattack on the same network and samples, attack by attack, parameters frozen on both sides.
+"""Time AutoAttack against pyautoattack on the same network and samples, member by member, both sides frozen.
 
     python -m benchmarks.autoattack --target runs/at --data-root DIR --samples 100 --eps 8/255 --json FILE
 
