@@ -60,6 +60,8 @@ def _measure(run: Run, train: Dataset, test: Dataset, device: torch.device) -> N
     """Return accuracies in % and the last epoch's loss."""
     model = initial_model(run).to(device)
     history = fit(model, train, objective=run.objective.make(), train=run.train)
+    if history.stopped:  # half a run is no number
+        raise SystemExit(history.stopped)
     test = test.to(device)
     outcome = evaluate(
         model, pixels(test.images), test.labels, ids=test.ids, ball=run.evaluation.make(), attacks=["pgd20"]
