@@ -52,6 +52,7 @@ def evaluate(
     from fsrobust.evaluate.study import carry_out_diagnosis
     from fsrobust.progress import ConsoleReporter
     from fsrobust.recipes import execute
+    from fsrobust.recipes.inspect import warnings_of
     from fsrobust.recipes.sharding import Sharded, share_out
     from fsrobust.report import comparison_table
 
@@ -73,6 +74,8 @@ def evaluate(
     names = names or execute.standard_attacks(study.subject.model)
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         reporter.say(f"{study.announce()}: {', '.join(names)}")
+        for warning in warnings_of(study):
+            reporter.say(warning)
         work = Sharded(target, checkpoint, plan, tuple(names), batch, save_images)
         if not share_out(work, study, shards):
             return

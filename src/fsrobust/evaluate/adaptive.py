@@ -5,7 +5,7 @@ from typing import Final
 
 from torch import nn
 
-from fsrobust.attacks import APGD, Ball, Cascade, Stage
+from fsrobust.attacks import APGD, Attack, Ball, Cascade, Stage, make_attack
 from fsrobust.attacks.cascade import TARGETS
 from fsrobust.attacks.probe import Query
 from fsrobust.plugin import Guarded
@@ -43,3 +43,12 @@ def _through(name: str, ball: Ball) -> Iterator[Stage]:
         yield Stage(f"{name}/apgd-ce {restart}", APGD(ball, restart=restart), name)
     for k in range(1, TARGETS + 1):
         yield Stage(f"{name}/apgd-t {k}", APGD(ball, "dlr", target=k), name, classes=k + 1)
+
+
+def find_attack(name: str, ball: Ball, model: nn.Module) -> Attack:
+    """Return an attack by name; "adaptive" is made for the model.
+
+    Raises:
+        InputError: no such attack, or a model that offers nothing to adapt to.
+    """
+    return adaptive(ball, surrogates_of(model)) if name == ADAPTIVE else make_attack(name, ball)

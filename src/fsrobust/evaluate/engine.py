@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fsrobust.attacks import Attack, Ball, Cascade, Search, make_attack, search
+from fsrobust.attacks import Attack, Ball, Cascade, Search, search
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
+from fsrobust.evaluate.adaptive import find_attack, surrogates_of
 from fsrobust.evaluate.cascade import STANDING, Journal, Standing, Task, run_cascade
 from fsrobust.evaluate.outcome import Bits, Outcome
 from fsrobust.evaluate.searching import Say, choose_batch, choose_precision, in_batches
@@ -73,7 +74,8 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
     Raises:
         InputError: what ``perturb`` refuses, or an unknown attack.
     """
-    chosen = {name: make_attack(name, ball) for name in attacks}
+    surrogates = surrogates_of(model)
+    chosen = {name: find_attack(name, ball, model) for name in attacks}
     ids = torch.arange(len(x)) if ids is None else ids
     natural = predict_all(model, x, batch=batch) == y.cpu().numpy()
     searching = choose_precision(model, x[:PILOTS], y[:PILOTS], precision)
@@ -89,6 +91,7 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
             view=searching.view,
             name=name,
             progress=progress,
+            surrogates=surrogates,
         )
         for name, attack in chosen.items()
     }

@@ -8,10 +8,11 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from fsrobust.attacks import SUITES, Attack, Ball, make_attack, perturb
+from fsrobust.attacks import SUITES, Attack, Ball, Cascade, perturb
 from fsrobust.attacks.probe import under_attack
 from fsrobust.data import Dataset
 from fsrobust.data.batches import pixels
+from fsrobust.evaluate.adaptive import find_attack
 from fsrobust.evaluate.curves import eps_attack, radii
 from fsrobust.evaluate.engine import PILOTS, evaluate
 from fsrobust.evaluate.searching import choose_batch, choose_precision
@@ -46,6 +47,14 @@ def count_queries(attack: Attack, x: Images, *, classes: int) -> Queries:
     >>> count_queries(make_attack("pgd20", Linf(0.1)), torch.full((1, 1, 4, 4), 0.5), classes=3)
     Queries(forwards=0, gradients=20)
     """
+    if isinstance(
+        attack, Cascade
+    ):  # stage by stage: a stand-in has no surrogates, and the judge is asked as often
+        each = [
+            (stage, count_queries(stage.attack, x, classes=classes)) for stage in attack.applicable(classes)
+        ]
+        judged = sum(q.forwards + q.gradients for stage, q in each if stage.surrogate)
+        return Queries(sum(q.forwards for _, q in each) + judged, sum(q.gradients for _, q in each))
     fort = _Fort(classes, x[0].numel())
     perturb(attack, fort, x.cpu(), torch.zeros(1, dtype=torch.int64))
     return Queries(fort.forwards - 1, fort.gradients)  # one forward pass looks whether the labels fit
@@ -88,7 +97,7 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
     Raises:
         InputError: what ``evaluate`` refuses.
     """
-    chosen = {name: make_attack(name, ball) for name in attacks}
+    chosen = {name: find_attack(name, ball, model) for name in attacks}
     size = min(batch or choose_batch(model, x), len(x))
     if x.is_cuda:
         torch.cuda.reset_peak_memory_stats(x.device)

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fsrobust.attacks import SCORE_BASED, Attack, make_attack
+from fsrobust.attacks import SCORE_BASED
 from fsrobust.attacks.probe import Query
 from fsrobust.data.batches import pixels
-from fsrobust.evaluate.adaptive import ADAPTIVE, adaptive, surrogates_of
+from fsrobust.evaluate.adaptive import ADAPTIVE, find_attack, surrogates_of
+from fsrobust.evaluate.contents import accuracies, adversarial, as_bytes, gallery, verdicts
 from fsrobust.evaluate.curves import eps_curve
 from fsrobust.evaluate.diagnose import diagnose
-from fsrobust.evaluate.engine import GALLERY, PILOTS, AttackResult, Progress, predict_all, run_attack
+from fsrobust.evaluate.engine import PILOTS, AttackResult, Progress, predict_all, run_attack
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Say, choose_precision
@@ -89,7 +90,7 @@ def _description(study: Study, name: str) -> dict[str, object]:
     """Return an attack's settings, and whose gradients it takes if not the subject's."""
     rival = _rival(study, name)
     origin = {"gradients_of": {"source": rival.source, **rival.identity()}} if rival else {}
-    return {**describe_attack(find_attack(name, study)), **origin}
+    return {**describe_attack(find_attack(name, study.ball, study.subject.model)), **origin}
 
 
 def _rival(study: Study, name: str) -> Subject | None:
@@ -105,17 +106,6 @@ def label(name: str, study: Study) -> str:
 def record_folder(study: Study, name: str) -> Path:
     """Return where an attack's record goes."""
     return study.path(_key(study, name))
-
-
-def find_attack(name: str, study: Study) -> Attack:
-    """Return an attack by name; "adaptive" is made for the study's model.
-
-    Raises:
-        InputError: no such attack, or a model that offers nothing to adapt to.
-    """
-    if name == ADAPTIVE:
-        return adaptive(study.ball, surrogates_of(study.subject.model))
-    return make_attack(name, study.ball)
 
 
 class _Work:
@@ -152,7 +142,7 @@ class _Work:
         """Run an attack on a shard of the samples, or the rest of one that was killed."""
         rows = torch.from_numpy(shard.rows(len(self.data))).to(self.data.ids.device)
         data, rival = self.data.select(rows), _rival(self.study, name)
-        attack, x = find_attack(name, self.study), pixels(data.images)
+        attack, x = find_attack(name, self.study.ball, self.model), pixels(data.images)
         shared = {
             "ids": data.ids,
             "seed": self.study.seed,
@@ -197,72 +187,24 @@ class _Work:
         key, folder = _key(self.study, name), record_folder(self.study, name)
         result = read_parts(folder, len(self.data)) or self.run(name, Shard(0, 1))
         if self.images:
-            write_npz(folder / "adversarial.npz", **self._adversarial(result))
+            self._keep_images(result, folder)
         if not self.study.has(key):
             content = {"name": label(name, self.study), "attack": _description(self.study, name)}
-            arrays = {"samples": self._bits(result), "gallery": self._gallery(result)}
-            self.study.write(key, "attack", {**content, **self._content(result)}, arrays)
+            what = (result, self.data, self.natural)
+            arrays = {"samples": verdicts(*what), "gallery": gallery(*what)}
+            self.study.write(key, "attack", {**content, **accuracies(*what)}, arrays)
         remove_parts(folder)
 
-    def _content(self, result: AttackResult) -> dict[str, object]:
-        correct = self._correct()
-        content: dict[str, object] = {
-            "accuracy": {
-                "natural": float(correct.mean()),
-                "paper": float((~result.fooled_last).mean()),
-                "strict": float((correct & ~result.fooled_any).mean()),
-            },
-            "path": result.path,
-            "forwards": result.forwards,
-            "backwards": result.backwards,
-            "seconds": result.seconds,
-        }
-        if result.standing is not None:
-            content["stages"] = [asdict(cost) for cost in result.standing.costs]
-        return content
-
-    def _bits(self, result: AttackResult) -> dict[str, NDArray[Any]]:
-        bits: dict[str, NDArray[Any]] = {
-            "ids": self.data.ids.cpu().numpy(),
-            "attacked": result.attacked,
-            "fooled_last": result.fooled_last,
-            "fooled_any": result.fooled_any | ~self._correct(),
-            "natural_correct": self._correct(),
-            "predicted": result.predicted,
-        }
-        return bits if result.standing is None else {**bits, "fooled_by": result.standing.fooled_by}
-
-    def _gallery(self, result: AttackResult) -> dict[str, NDArray[Any]]:
-        return {
-            "images": self.data.images[:GALLERY].cpu().numpy(),
-            "attacked": result.last,
-            "labels": self.data.labels[:GALLERY].cpu().numpy(),
-            "natural_predicted": self.natural[:GALLERY],
-            "predicted": result.predicted[:GALLERY],
-            "ids": self.data.ids[:GALLERY].cpu().numpy(),
-        }
-
-    def _adversarial(self, result: AttackResult) -> dict[str, NDArray[Any]]:
-        """Return every sample's image with what the model says of it, and of it as a file of 8 bits would hold it."""
+    def _keep_images(self, result: AttackResult, folder: Path) -> None:
         images = result.images.to(self.data.images.device)
-        rounded = pixels((images * 255).round().to(torch.uint8))
-        said = {
-            "predicted": predict_all(self.model, images, batch=self.batch),
-            "rounded_predicted": predict_all(self.model, rounded, batch=self.batch),
-        }
+        said = predict_all(self.model, images, batch=self.batch)
+        rounded = predict_all(self.model, pixels(as_bytes(images)), batch=self.batch)
         labels = self.data.labels.cpu().numpy()
-        right, right_rounded = ((values == labels).mean() for values in said.values())
-        self.say(f"images kept: {right:.1%} right on them, {right_rounded:.1%} after rounding to 8 bits")
-        return {
-            "ids": self.data.ids.cpu().numpy(),
-            "labels": labels,
-            "images": result.images.numpy(),
-            **said,
-        }
-
-    def _correct(self) -> NDArray[np.bool_]:
-        correct: NDArray[np.bool_] = self.natural == self.data.labels.cpu().numpy()
-        return correct
+        self.say(
+            f"images kept: {(said == labels).mean():.1%} right on them, {(rounded == labels).mean():.1%} after "
+            "rounding to 8 bits"
+        )
+        write_npz(folder / "adversarial.npz", **adversarial(result, self.data, said, rounded))
 
     def curve(self, n: int) -> None:
         """Write the record of accuracy against eps on the first ``n`` samples, unless there is one."""
@@ -311,10 +253,10 @@ class _Work:
         key = self.study.key("mask", {"attack": _key(self.study, name)})
         if self.study.has(key):
             return
-        gallery = read_npz(self.study.path(_key(self.study, name)) / "gallery.npz")
+        kept = read_npz(record_folder(self.study, name) / "gallery.npz")
         device = self.data.images.device
-        x: Images = pixels(torch.from_numpy(gallery["images"])).to(device)
-        x_adv: Images = torch.from_numpy(gallery["attacked"].astype(np.float32)).to(device)
+        x: Images = pixels(torch.from_numpy(kept["images"])).to(device)
+        x_adv: Images = torch.from_numpy(kept["attacked"].astype(np.float32)).to(device)
         pictures = mask_pictures(self.model, x, x_adv)
         if pictures is not None:
             self.study.write(key, "mask", {"name": "mask", "attack": name}, {"mask": pictures})

@@ -1,6 +1,7 @@
 """Carry out doctor and estimate for what the command line names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,14 @@ def examine(study: Study) -> Checkup:
     model = study.subject.model
     data = study.data.to(device_of(model))
     return doctor(model, pixels(data.images), data.labels, classes=data.classes)
+
+
+def warnings_of(study: Study, *, count: int = 64) -> list[str]:
+    """Return what the doctor would change about a study's model before it is attacked, a sentence each."""
+    few = replace(study, data=study.data.select(range(min(count, len(study.data)))))
+    return [
+        f"doctor: {sign.explanation}; {sign.remedy}" for sign in examine(few).signs if sign.status != "ok"
+    ]
 
 
 def is_target(text: str) -> bool:
