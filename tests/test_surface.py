@@ -9,8 +9,8 @@ from fsrobust.records import package_version
 
 PUBLIC = {
     "ATTACKS", "AT", "DATASETS", "Dataset", "FSRWeights", "InputError", "L2", "Linf", "MART", "MODELS",
-    "Natural", "Outcome", "TRADES", "TrainConfig", "attach", "compare", "create_model", "doctor",
-    "estimate", "evaluate", "fit", "load", "load_authors", "load_dataset", "perturb", "report",
+    "Diagnosis", "Natural", "Outcome", "TRADES", "TrainConfig", "attach", "compare", "create_model", "diagnose",
+    "doctor", "estimate", "evaluate", "fit", "load", "load_authors", "load_dataset", "perturb", "report",
 }  # fmt: skip
 CORE = ["models", "plugin", "attacks", "train", "evaluate", "records"]
 AROUND = ["pydantic", "typer", "click", "rich", "matplotlib", "jinja2", "pooch", "sklearn", "PIL"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsrobust.attacks import ATTACKS, L2, Linf, make_attack
+from fsrobust.attacks import L2, Linf, make_attack
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject, carry_out, estimate, read_records
 from fsrobust.evaluate.curves import radii
@@ -27,19 +27,23 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_queries_are_those_on_record(tmp_path: Path) -> None:
-    """Counted on the stand-in, every attack asks as often as its record of a real evaluation says.
+    """Counted on the stand-in, an attack asks as often as its record of a real evaluation says, or more if it may stop.
 
     The records count a gradient query among the forward passes, too, and the two verdicts after a search.
     """
-    names, n = list(ATTACKS), 6
+    fixed, stopping = ["fgsm", "pgd20", "pgd100", "cw", "pgd10", "di-fgsm"], ["apgd-ce", "apgd-t"]
+    names, n = [*fixed, *stopping], 6
     study = Study(tmp_path, Subject(learnt(), "net", None), digits(n, "test"), 360, BALL)
     carry_out(study, names)
     records = {r["name"]: r for r in read_records(tmp_path) if r["kind"] == "attack"}
     x = pixels(digits(1, "test").images)
     for name in names:
         counted = count_queries(make_attack(name, BALL), x, classes=10)
-        assert n * counted.gradients == records[name]["backwards"]
-        assert n * (counted.forwards + counted.gradients + 2) == records[name]["forwards"]
+        if name in fixed:
+            assert n * counted.gradients == records[name]["backwards"]
+            assert n * (counted.forwards + counted.gradients + 2) == records[name]["forwards"]
+        else:
+            assert n * counted.gradients >= records[name]["backwards"] > 0
 
 
 @pytest.mark.parametrize("ball", [Linf(1.0), L2(20.0)])

@@ -153,7 +153,7 @@ def test_joint_is_a_product_of_the_heads() -> None:
 
 
 def test_joint_pushes_against_every_head() -> None:
-    """Climbing it costs the auxiliary heads more cross-entropy than climbing the model, and the main head some too."""
+    """Climbing it costs the auxiliary heads more cross-entropy than climbing the model, and all heads together more."""
     model, x = model_of(), images(16)
     with torch.no_grad():
         for point in model.fsr:
@@ -167,12 +167,12 @@ def test_joint_pushes_against_every_head() -> None:
         return float(F.cross_entropy(parts.logits, y)), float(torch.stack(heads).mean())
 
     attack, ids = PGD(Linf(0.05), 10, 0.01), torch.arange(16)
-    main, heads = losses(x)
-    _, heads_direct = losses(search(attack, model, x, y, ids=ids).last)
+    _, heads = losses(x)
+    main_direct, heads_direct = losses(search(attack, model, x, y, ids=ids).last)
     joint = surrogates(model)["joint"]
     main_joint, heads_joint = losses(search(attack, model, x, y, ids=ids, surrogate=joint).last)
     assert heads_joint - heads > 1.5 * max(heads_direct - heads, 0)
-    assert main < main_joint
+    assert main_joint + heads_joint > main_direct + heads_direct
 
 
 def test_noisy_is_the_mean_over_its_draws() -> None:
