@@ -42,7 +42,7 @@ def run(
     task = Task(model, x[chosen], y[chosen], chosen, seed=0, batch=batch)
     natural = predict_all(model, task.x) == task.y.numpy()
     standing = run_cascade(
-        stages(), task, natural, classes=10, journal=Journal(file), progress=lambda _name, _share: None
+        stages(), task, natural, classes=10, journal=Journal(file), progress=lambda _share: None
     )
     return standing, task.x, task.y
 
@@ -124,7 +124,7 @@ def test_a_surrogate_that_is_not_there_is_missed_at_once() -> None:
             np.ones(4, bool),
             classes=10,
             journal=Journal(None),
-            progress=lambda _name, _share: None,
+            progress=lambda _share: None,
         )
     with pytest.raises(InputError, match="joint"):
         perturb(wanting, model, x, y)
@@ -152,7 +152,7 @@ def test_a_surrogate_leads_but_the_model_decides() -> None:
     natural = predict_all(model, x) == y.numpy()
     task = Task(model, x, y, torch.arange(len(x)), seed=0, batch=16, surrogates={"inner": inner})
     standing = run_cascade(
-        led, task, natural, classes=10, journal=Journal(None), progress=lambda _name, _share: None
+        led, task, natural, classes=10, journal=Journal(None), progress=lambda _share: None
     )
     direct = evaluate(model, x, y, ball=ball, attacks=["apgd-ce"])
     assert (standing.fooled_by == STANDING).mean() < direct.strict("apgd-ce") - 0.2

@@ -16,7 +16,7 @@ from fsrobust.attacks.cascade import stage_seed
 from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
 from fsrobust.evaluate.outcome import Bits
-from fsrobust.evaluate.searching import in_batches
+from fsrobust.evaluate.searching import Say, in_batches
 from fsrobust.records import read_npz, write_npz
 from fsrobust.types import Ids, Images, InputError, Labels
 
@@ -38,6 +38,7 @@ class Task:
     batch: int
     view: View | None = None
     surrogates: Mapping[str, Query] = field(default_factory=dict)
+    say: Say = lambda _text: None
 
     def part(self, stage: Stage, rows: Tensor) -> Search:
         """Run a stage on some samples."""
@@ -63,6 +64,14 @@ class StageCost:
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
+
+    def sentence(self) -> str:
+        """Return what the stage did, in a line.
+
+        >>> StageCost("apgd-ce", attacked=80, fooled=30, seconds=12.0).sentence()
+        'apgd-ce: fooled 30 of 80 in 12 s'
+        """
+        return f"{self.name}: fooled {self.fooled} of {self.attacked} in {self.seconds:.0f} s"
 
     @classmethod
     def of(cls, name: str, numbers: NDArray[np.float64]) -> "StageCost":
@@ -154,11 +163,11 @@ def run_cascade(
     *,
     classes: int,
     journal: Journal,
-    progress: Callable[[str, float], None],
+    progress: Callable[[float], None],
 ) -> Standing:
     """Attack what is right when clean (``natural``, bool [N]) with each stage that makes sense, survivors only.
 
-    ``progress`` gets the stage's name and the share of the cascade that is done, by what stages usually cost.
+    ``progress`` gets the share of the cascade that is done, by what stages usually cost.
 
     Raises:
         InputError: a stage's surrogate is not among the task's.
@@ -184,7 +193,8 @@ def run_cascade(
         before, after = shares[number - 1], shares[number]
         for part in _run_stage(stage, task, standing):
             journal.write(standing)
-            progress(stage.name, float(before + part * (after - before)))
+            progress(float(before + part * (after - before)))
+        task.say(standing.costs[-1].sentence())
     journal.write(standing, now=True)
     return standing
 

@@ -139,7 +139,8 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     """
     batch = batch or choose_batch(model, x)
     if isinstance(attack, Cascade):
-        task = Task(model, x, y, ids, seed, batch, view, surrogates or {})
+        silent: Say = lambda _text: None  # noqa: E731 - a value, not a name
+        task = Task(model, x, y, ids, seed, batch, view, surrogates or {}, say or silent)
         return _attack_in_stages(attack, task, name, progress, Journal(journal))
     started = time.perf_counter()
     found: list[Search] = []
@@ -174,7 +175,7 @@ def _attack_in_stages(
     n = len(task.x)
     predicted, classes = predict_all(task.model, task.x, batch=task.batch), _classes(task)
 
-    def tell(_stage: str, share: float) -> None:
+    def tell(share: float) -> None:
         if progress is not None:
             progress(name, round(share * n), n)
 
@@ -186,6 +187,7 @@ def _attack_in_stages(
         journal=journal,
         progress=tell,
     )
+    tell(1.0)
     fooled = standing.fooled_by != STANDING
     return AttackResult(
         attacked=np.ones(n, bool),
