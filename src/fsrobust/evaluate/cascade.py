@@ -193,9 +193,11 @@ def run_cascade(
         before, after = shares[number - 1], shares[number]
         for part in _run_stage(stage, task, standing):
             journal.write(standing)
-            progress(float(before + part * (after - before)))
+            if part < 1 or number < len(stages):
+                progress(float(before + part * (after - before)))
         task.say(standing.costs[-1].sentence())
     journal.write(standing, now=True)
+    progress(1.0)  # also where the last stages had nothing left to attack
     return standing
 
 

@@ -177,7 +177,7 @@ def _attack_in_stages(
 
     def tell(share: float) -> None:
         if progress is not None:
-            progress(name, round(share * n), n)
+            progress(name, int(share * n), n)
 
     standing = run_cascade(
         cascade,
@@ -187,7 +187,6 @@ def _attack_in_stages(
         journal=journal,
         progress=tell,
     )
-    tell(1.0)
     fooled = standing.fooled_by != STANDING
     return AttackResult(
         attacked=np.ones(n, bool),

@@ -1,7 +1,7 @@
 """The whole story in minutes: three networks, the same attacks, one report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -11,13 +11,16 @@ from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.evaluate import Outcome, carry_out
 from fsrobust.evaluate.engine import Progress
+from fsrobust.evaluate.study import carry_out_diagnosis
 from fsrobust.recipes import recipe
 from fsrobust.recipes.execute import find_target, plan_study, train_run
 from fsrobust.report import report
 from fsrobust.train import Reporter
 
 CHAPTERS: Final = {"standard": "digits-natural", "AT": "digits-at", "AT + FSR": "digits-at-fsr"}
-ATTACKS: Final = ("fgsm", "pgd20", "pgd100", "cw")
+ATTACKS: Final = ("fgsm", "pgd20", "pgd100", "cw", "autoattack")
+DIAGNOSED: Final = 100
+"""Digits on which signs of masked gradients are looked for."""
 WHAT_IT_SHOWS: Final = (
     "What this shows: adversarial training turns a network that small perturbations defeat into one that "
     "mostly withstands them, and every piece of this package at work. What it cannot show: 8×8 digits are a "
@@ -54,4 +57,6 @@ def demo(
         study = plan_study(find_target(str(folder)), limit=None, seed=seed)
         say(f"     attacking it on {len(study.data)} test digits, each grey may move by {study.ball.eps} …")
         outcomes[title] = carry_out(study, ATTACKS, curve_samples=100, progress=progress)
+        few = replace(study, data=study.data.select(range(DIAGNOSED)))
+        say(f"     {title}: {carry_out_diagnosis(few, progress=progress)['verdict']}")
     return Demo(outcomes, report([out / name for name in CHAPTERS.values()], out / "report.html"))
