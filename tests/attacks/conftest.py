@@ -11,7 +11,7 @@ from fsrobust.data import load_dataset
 from fsrobust.plugin import create_model
 from fsrobust.train import AT, TrainConfig, fit
 
-RADII = {"linf": 0.15, "l2": 1.2}
+RADII = {"linf": 0.14, "l2": 1.2}
 """Where about half of the samples of `robust_net` can be fooled."""
 
 
