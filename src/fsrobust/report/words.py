@@ -171,7 +171,9 @@ def attack_in_words(attack: Mapping[str, Any]) -> str:
         return cascade_in_words([stage["name"] for stage in attack["stages"]])
     if attack.get("type") != "PGD":
         hidden = ("type", "ball")
-        settings = ", ".join(f"{name} {value}" for name, value in attack.items() if name not in hidden)
+        settings = ", ".join(
+            f"{name} {value}" for name, value in attack.items() if name not in hidden and value is not None
+        )
         return f"{attack.get('type', 'unknown')}{': ' + settings if settings else ''}"
     radius = ball_radius(attack["ball"]["norm"], attack["ball"]["eps"])
     loss = {"ce": "cross-entropy", "cw": "margin loss of Carlini and Wagner"}.get(
