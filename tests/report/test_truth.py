@@ -74,7 +74,7 @@ def test_rungs_hold_strict_counts(pair: list[Path]) -> None:
         "Strongest white box": [(5, "PGD-20", ""), (7, "PGD-20", "")],
         "AutoAttack": [(3, "AutoAttack", ""), (5, "AutoAttack", "")],
         "Adaptive": [(0, "", NOTHING_TO_ADAPT), (2, "Adaptive", "")],
-        "Worst of all": [(3, "3 on record", ""), (2, "4 on record", "")],
+        "Worst of all": [(3, "3 attacks", ""), (2, "4 attacks", "")],
     }
     assert table.verdicts == [NO_DIAGNOSIS, "not to be trusted"]
     assert any("AT + FSR met attacks that not every model here met: Adaptive" in note for note in table.notes)
@@ -228,7 +228,7 @@ def test_the_page_has_every_section(tmp_path: Path, pair: list[Path]) -> None:
     text = page_of(*pair, out=tmp_path / "r.html").text
     for part in (
         "Side by side, under ever stronger attacks",
-        "AutoAttack 30.0 10.8–60.3 3 of 10, AutoAttack 50.0 23.7–76.3 5 of 10, AutoAttack +20.0 points",
+        "AutoAttack 30.0 10.8–60.3 3 of 10 50.0 23.7–76.3 5 of 10 +20.0 points",
         "p 0.5, Holm 1",
         NOTHING_TO_ADAPT,
         "Not to be trusted because random search wins.",

@@ -120,7 +120,7 @@ def _find(rung: str, one: Evaluation) -> _Found:
     if rung == "natural":
         return _Found("", outcome.natural_correct)
     if rung == "all":
-        return _Found(f"{len(outcome.attacks)} on record", standing(outcome))
+        return _Found(f"{len(outcome.attacks)} attacks", standing(outcome))
     if rung == "white box":
         names: Sequence[str] = white_boxes(one)
         return _strongest(outcome, names) if names else _Found("", None, NOT_RUN)
