@@ -1,7 +1,7 @@
 """Run directories with known verdicts, by the real writers, in no time: nothing is trained or attacked."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from fsrobust.attacks import Ball, Linf, make_attack
 from fsrobust.data import Dataset
-from fsrobust.evaluate import Study, Subject
-from fsrobust.evaluate.store import describe_attack
-from fsrobust.records import Metrics, read_json, write_json
+from fsrobust.evaluate import Diagnosis, Sign, Study, Subject
+from fsrobust.evaluate.cascade import STANDING, StageCost, Standing
+from fsrobust.evaluate.outcome import Bits
+from fsrobust.evaluate.store import describe_attack, describe_ball
+from fsrobust.records import Metrics, read_json, write_json, write_npz
 from tests.runs import net
 
 PUBLISHED = {"natural": 80.0, "fgsm": 60.0, "pgd20": 50.0, "pgd100": 50.0, "cw": 50.0, "ensemble": 40.0}
@@ -49,6 +51,13 @@ class Fake:
     created: str = "2026-01-02T03:04:05+00:00"
     class_names: Sequence[str] = tuple(f"class {letter}" for letter in "abcdefghij")
     parts: Sequence[str] = ("gallery", "curve")
+    fsr: str | None = None
+    cascades: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Per cascade, whom each of its stages fooled."""
+    signs: Sequence[Sign] = ()
+    """What a diagnosis found; it is on record if there are any."""
+    kept: Sequence[str] = ()
+    """Attacks of which all images are kept."""
 
 
 def write_fake(folder: Path, fake: Fake, source: str | None = None) -> Study:
@@ -58,10 +67,16 @@ def write_fake(folder: Path, fake: Fake, source: str | None = None) -> Study:
     images = torch.randint(0, 256, (n, fake.channels, 8, 8), dtype=torch.uint8, generator=generator)
     labels, names = torch.arange(n) % len(fake.class_names), tuple(fake.class_names)
     data = Dataset(fake.data, "test", images, labels, torch.arange(n) * 2, names)
-    subject = Subject(net(seed=fake.weights), source or folder.name, fake.checkpoint)
+    subject = Subject(net(seed=fake.weights, fsr=fake.fsr), source or folder.name, fake.checkpoint)
     study = Study(folder, subject, data, fake.of, fake.ball, fake.seed)
     for name in fake.fooled_last:
         _write_attack(study, fake, name)
+    for name, stages in fake.cascades.items():
+        _write_cascade(study, fake, name, stages)
+    if fake.signs:
+        right = int(bits(fake.natural).sum())
+        found = Diagnosis(tuple(fake.signs), right).summary()
+        study.write(study.key("diagnosis", {"samples": n}), "diagnosis", {"name": "signs", **found}, {})
     if "curve" in fake.parts:
         key = study.key("curve", {"samples": n})
         curve = {"eps": [0.0, fake.ball.eps, 1.0], "accuracy": [0.9, 0.5, 0.0], "n": n}
@@ -80,34 +95,70 @@ def _write_attack(study: Study, fake: Fake, name: str) -> None:
     attack = make_attack(name, study.ball)
     natural, last = bits(fake.natural), bits(fake.fooled_last[name])
     fooled = bits(fake.fooled_any[name]) if name in fake.fooled_any else last
-    labels, n = study.data.labels.numpy(), len(natural)
-    predicted = np.where(last, (labels + 1) % 10, labels)
-    samples: dict[str, NDArray[Any]] = {
-        "ids": study.data.ids.numpy(),
-        "attacked": bits(fake.attacked.get(name, "1" * n)),
-        "fooled_last": last,
-        "fooled_any": fooled | ~natural,
-        "natural_correct": natural,
-        "predicted": predicted,
-    }
-    images = study.data.images[:4].numpy()
-    gallery: dict[str, NDArray[Any]] = {
-        "images": images,
-        "attacked": np.clip(images / 255 + study.ball.eps, 0, 1).astype(np.float32),
-        "labels": labels[:4],
-        "natural_predicted": labels[:4],
-        "predicted": predicted[:4],
-        "ids": study.data.ids[:4].numpy(),
-    }
+    samples = _samples(study, natural, last, fooled | ~natural)
+    samples["attacked"] = bits(fake.attacked.get(name, "1" * len(natural)))
     steps = int(describe_attack(attack)["steps"])  # type: ignore[call-overload]
     content = {
-        "name": name,
         "attack": describe_attack(attack),
         "path": [float(natural.mean()), *[float(1 - last.mean())] * steps],
-        "backwards": steps * n,
+        "backwards": steps * len(natural),
     }
+    _write(study, fake, name, content, samples)
+
+
+def _write_cascade(study: Study, fake: Fake, name: str, stages: Mapping[str, str]) -> None:
+    """Write a cascade whose k-th stage took 10 passes a sample and k seconds."""
+    natural = bits(fake.natural)
+    standing = Standing(np.where(natural, STANDING, 0).astype(np.int16), study.data.images / 255)
+    for number, (stage, text) in enumerate(stages.items(), start=1):
+        left, fell = int((standing.fooled_by == STANDING).sum()), bits(text)
+        standing.fooled_by[fell & (standing.fooled_by == STANDING)] = number
+        fooled = int((standing.fooled_by == number).sum())
+        standing.costs.append(StageCost(stage, left, fooled, 6 * left, 4 * left, float(number)))
+    fooled = standing.fooled_by != STANDING
+    samples = _samples(study, natural, fooled, fooled) | {"fooled_by": standing.fooled_by}
+    described = [{"name": stage, "surrogate": stage.partition("/")[0]} for stage in stages]
+    content = {
+        "attack": {"type": "Cascade", "ball": describe_ball(study.ball), "stages": described},
+        "path": [],
+        "backwards": sum(cost.backwards for cost in standing.costs),
+        "stages": [asdict(cost) for cost in standing.costs],
+    }
+    _write(study, fake, name, content, samples)
+
+
+def _samples(study: Study, natural: Bits, last: Bits, fooled: Bits) -> dict[str, NDArray[Any]]:
+    labels = study.data.labels.numpy()
+    return {
+        "ids": study.data.ids.numpy(),
+        "attacked": np.ones(len(labels), bool),
+        "fooled_last": last,
+        "fooled_any": fooled,
+        "natural_correct": natural,
+        "predicted": np.where(last, (labels + 1) % 10, labels),
+    }
+
+
+def _write(
+    study: Study, fake: Fake, name: str, content: Mapping[str, Any], samples: dict[str, NDArray[Any]]
+) -> None:
+    """Write a record with its gallery, the first four samples, and all images if they are to be kept."""
+    labels, images = study.data.labels.numpy(), study.data.images.numpy()
+    attacked = np.clip(images / 255 + study.ball.eps, 0, 1).astype(np.float32)
+    gallery: dict[str, NDArray[Any]] = {
+        "images": images[:4],
+        "attacked": attacked[:4],
+        "labels": labels[:4],
+        "natural_predicted": labels[:4],
+        "predicted": samples["predicted"][:4],
+        "ids": study.data.ids[:4].numpy(),
+    }
+    key = study.key("attack", {"name": name})
+    if name in fake.kept:
+        about = {"ids": samples["ids"], "labels": labels, "predicted": samples["predicted"]}
+        write_npz(study.path(key) / "adversarial.npz", images=attacked, **about)
     arrays = {"samples": samples} | ({"gallery": gallery} if "gallery" in fake.parts else {})
-    study.write(study.key("attack", {"name": name}), "attack", content, arrays)
+    study.write(key, "attack", {"name": name, **content}, arrays)
 
 
 def _write_mask(study: Study, attack: str) -> None:

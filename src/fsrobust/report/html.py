@@ -7,6 +7,7 @@ from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fsrobust.evaluate.compare import p_text
 from fsrobust.records import write_bytes
 from fsrobust.report import words
 from fsrobust.report.entries import cast, unique_folders
@@ -89,6 +90,7 @@ def _render(template: str, **values: object) -> str:
         percent=percent,
         span=span,
         signed=signed,
+        p_text=p_text,
     )
 
 

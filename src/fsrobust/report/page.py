@@ -8,19 +8,22 @@ from fsrobust.report import words
 from fsrobust.report.entries import Cast, Entry
 from fsrobust.report.figures import Line, ball_radius, eps_figure, iterations_figure
 from fsrobust.report.pictures import Picture, data_uri, vector
+from fsrobust.report.rungs import Rungs, rungs
 from fsrobust.report.sections import RunPart, run_part
 from fsrobust.report.spread_part import TablePart
 from fsrobust.report.tables import TITLES, Cell, Table, accuracy_table, as_csv, worst_case
+from fsrobust.report.verdict import state
 from fsrobust.report.winners import Contest, contests
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """The two numbers that a hurried reader takes along: right under every attack, and under none."""
+    """What a hurried reader takes along: right under every attack, under none, and whether to trust it."""
 
     entry: Entry
     worst: Cell
     natural: Cell
+    verdict: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,7 @@ class Page:
     limits: Sequence[str]
     winners: Sequence[Contest]
     tables: Sequence[TablePart]
+    rungs: Sequence[Rungs]
 
 
 def build_page(who: Cast, tables: Sequence[TablePart] = ()) -> Page:
@@ -69,12 +73,18 @@ def build_page(who: Cast, tables: Sequence[TablePart] = ()) -> Page:
         limits=words.limits(entries) if entries else [],
         winners=contests(entries),
         tables=tables,
+        rungs=rungs(entries),
     )
 
 
 def _tile(entry: Entry) -> Tile:
     outcome = entry.evaluation.outcome
-    return Tile(entry, worst_case(outcome), accuracy_table({"": outcome}).rows[0].cells["natural"])
+    return Tile(
+        entry,
+        worst_case(outcome),
+        accuracy_table({"": outcome}).rows[0].cells["natural"],
+        state(entry.evaluation),
+    )
 
 
 def _title(who: Cast) -> str:

@@ -99,6 +99,11 @@ def _pixels(image: NDArray[np.floating]) -> Pixels:
     return values[0] if len(values) == 1 else values.transpose(1, 2, 0)
 
 
+def image_png(image: NDArray[np.floating]) -> str:
+    """Return an image [C, H, W] in [0, 1] as the data URI of a PNG."""
+    return png(_pixels(image))
+
+
 def magnification(gallery: Gallery) -> float:
     """Return the factor by which the largest change in a gallery fills the range from black to white."""
     largest = float(np.abs(gallery.attacked - gallery.images / 255).max(initial=0))
@@ -115,12 +120,12 @@ def gallery_shots(gallery: Gallery, class_names: Sequence[str]) -> list[Shot]:
         before, after = int(gallery.natural_predicted[place]), int(gallery.predicted[place])
         shots.append(
             Shot(
-                image=png(_pixels(image)),
-                perturbation=png(_pixels(0.5 + factor * (attacked - image))),
-                attacked=png(_pixels(attacked)),
-                label=_name(class_names, truth),
-                before=_name(class_names, before),
-                after=_name(class_names, after),
+                image=image_png(image),
+                perturbation=image_png(0.5 + factor * (attacked - image)),
+                attacked=image_png(attacked),
+                label=class_name(class_names, truth),
+                before=class_name(class_names, before),
+                after=class_name(class_names, after),
                 right_before=before == truth,
                 right_after=after == truth,
             )
@@ -128,7 +133,8 @@ def gallery_shots(gallery: Gallery, class_names: Sequence[str]) -> list[Shot]:
     return shots
 
 
-def _name(class_names: Sequence[str], index: int) -> str:
+def class_name(class_names: Sequence[str], index: int) -> str:
+    """Return what a class is called, its number where it has no name."""
     return class_names[index] if 0 <= index < len(class_names) else f"class {index}"
 
 
@@ -138,10 +144,10 @@ def heat_maps(masks: Masks, gallery: Gallery, class_names: Sequence[str]) -> Hea
     high = float(max(masks.natural.max(), masks.attacked.max()))
     shots = [
         Heat(
-            image=png(_pixels(gallery.images[place] / 255)),
+            image=image_png(gallery.images[place] / 255),
             clean=_overlay(gallery.images[place] / 255, masks.natural[place], low, high),
             attacked=_overlay(gallery.attacked[place], masks.attacked[place], low, high),
-            label=_name(class_names, int(gallery.labels[place])),
+            label=class_name(class_names, int(gallery.labels[place])),
         )
         for place in range(min(len(masks.natural), len(gallery.labels)))
     ]

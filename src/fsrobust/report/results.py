@@ -3,21 +3,19 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from fsrobust.attacks import ATTACKS
 from fsrobust.evaluate import Outcome, read_outcome, read_records
 from fsrobust.evaluate.curves import EpsCurve
 from fsrobust.records import Metrics, read_json, read_npz
+from fsrobust.report.weights import count_parameters
 from fsrobust.types import InputError
 
 Record = dict[str, Any]
-
-_STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked", "normalize.mean", "normalize.std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,8 @@ class Evaluation:
     """One checkpoint in one ball on one set of samples: everything that was recorded of it.
 
     ``records`` holds the newest record of each attack; those of which nothing but record.json can be read are
-    left out.
+    left out. ``fooled_by`` int16 [N] says of a cascade which stage fooled whom, ``kept`` where an attack's images
+    are if all of them were kept, ``diagnosis`` is the largest of these weights in this ball.
     """
 
     records: Mapping[str, Record]
@@ -56,6 +55,9 @@ class Evaluation:
     curve: EpsCurve | None
     galleries: Mapping[str, Gallery]
     masks: Masks | None
+    fooled_by: Mapping[str, NDArray[np.int16]]
+    kept: Mapping[str, Path]
+    diagnosis: Record | None
 
     @property
     def record(self) -> Record:
@@ -156,7 +158,7 @@ def read_run(folder: Path | str) -> RunResults:
         config=config,
         metrics=Metrics(folder / "metrics.jsonl").rows(),
         evaluations=sorted(evaluations, key=lambda one: _order(one, config)),
-        parameters=_count_parameters(folder),
+        parameters=count_parameters(folder),
         remarks=remarks,
     )
 
@@ -181,14 +183,18 @@ def _place(record: Record) -> _Place:
 def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluation], list[str]]:
     """Return the evaluations worth showing, and sentences on the others."""
     groups: dict[tuple[_Place, str, str], list[Record]] = {}
+    diagnoses: list[Record] = []
     for record in records:
+        if record["kind"] == "diagnosis":  # often on fewer samples: it joins whatever is of its weights
+            diagnoses.append(record)
+            continue
         samples = record["data"]["sha256"]
         groups.setdefault((_place(record), record["weights_sha256"], samples), []).append(record)
     found: list[Evaluation] = []
     remarks: list[str] = []
     for group in groups.values():
         try:
-            found.append(_evaluation(folder, group, remarks))
+            found.append(_evaluation(folder, group, _diagnosis(group[0], diagnoses), remarks))
         except InputError as error:
             remarks.append(f"An evaluation is left out: {error}")
     shown = [one for one in found if not any(_replaces(other, one) for other in found)]
@@ -218,30 +224,50 @@ def _replaces(other: Evaluation, one: Evaluation) -> bool:
     return set(other.records) >= set(one.records) and other.outcome.n > one.outcome.n
 
 
-def _evaluation(folder: Path, group: Sequence[Record], remarks: list[str]) -> Evaluation:
+def _diagnosis(record: Record, diagnoses: Iterable[Record]) -> Record | None:
+    """Return the diagnosis on most samples of what an attack's record is of, the newest of equals."""
+
+    def subject(one: Record) -> tuple[object, ...]:
+        return one["weights_sha256"], one["ball"], one["data"]["name"], one["data"]["split"]
+
+    same = [one for one in diagnoses if subject(one) == subject(record)]
+    return max(same, key=lambda one: (one["n"], one["created"], one["key"]), default=None)
+
+
+def _evaluation(
+    folder: Path, group: Sequence[Record], diagnosis: Record | None, remarks: list[str]
+) -> Evaluation:
     known = {name: place for place, name in enumerate(ATTACKS)}
     attacks: dict[str, Record] = {}
     galleries: dict[str, Gallery] = {}
+    fooled_by: dict[str, NDArray[np.int16]] = {}
     for record in (r for r in group if r["kind"] == "attack"):  # oldest first: the newest of a name stays
         place = folder / "eval" / record["key"]
         try:
-            read_npz(place / "samples.npz")
+            samples = read_npz(place / "samples.npz")
         except InputError as error:
             remarks.append(f"An attack is left out: {error}")
             continue
         attacks[record["name"]] = record
         galleries.pop(record["name"], None)
+        fooled_by.pop(record["name"], None)
+        if "fooled_by" in samples:
+            fooled_by[record["name"]] = samples["fooled_by"]
         try:
             galleries[record["name"]] = Gallery(**read_npz(place / "gallery.npz"))
         except (InputError, TypeError) as error:
             remarks.append(f"A gallery is left out: {error}")
     names = sorted(attacks, key=lambda name: known.get(name, len(known)))
+    files = {name: folder / "eval" / attacks[name]["key"] / "adversarial.npz" for name in names}
     return Evaluation(
         records={name: attacks[name] for name in names},
         outcome=read_outcome(folder, [attacks[name] for name in names]),
         curve=_curve(folder, group, remarks),
         galleries=galleries,
         masks=_masks(folder, group, remarks),
+        fooled_by=fooled_by,
+        kept={name: file for name, file in files.items() if file.is_file()},
+        diagnosis=diagnosis,
     )
 
 
@@ -266,18 +292,3 @@ def _masks(folder: Path, group: Sequence[Record], remarks: list[str]) -> Masks |
         except (InputError, KeyError, TypeError) as error:
             remarks.append(f"Pictures of the mask are left out: {error}")
     return None
-
-
-def _count_parameters(folder: Path) -> int | None:
-    """Return how many trainable numbers the last checkpoint holds, read from its header alone."""
-    pointer = folder / "checkpoints" / "last"
-    try:
-        step = pointer.read_text(encoding="utf-8").strip()
-        weights = pointer.parent / step / "weights.safetensors"
-        if not step.isdigit() or not weights.is_file():
-            return None
-        with safe_open(weights, framework="numpy") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError):
-        return None
-    return sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.endswith(_STATISTICS))

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from fsrobust.report import words
 from fsrobust.report.entries import Entry
+from fsrobust.report.extremes import ExtremePart, extremes
 from fsrobust.report.facts import Facts, evaluation_facts, provenance_facts, training_facts
 from fsrobust.report.figures import Style, loss_figure, mask_figure, training_figure
+from fsrobust.report.overlap import OverlapPart, overlap_part
 from fsrobust.report.pictures import (
     HeatMaps,
     Picture,
@@ -17,7 +19,9 @@ from fsrobust.report.pictures import (
     vector,
 )
 from fsrobust.report.results import Evaluation, RunResults
+from fsrobust.report.stages import CascadePart, cascades, without_stages
 from fsrobust.report.tables import TITLES
+from fsrobust.report.verdict import VerdictPart, command, verdict_part
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class EvaluationPart:
     gallery: GalleryPart | None
     mask: MaskPart | None
     missing: Sequence[str]
+    verdict: VerdictPart | None
+    command: str
+    cascades: Sequence[CascadePart]
+    overlap: OverlapPart | None
+    extremes: Sequence[ExtremePart]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +130,24 @@ def _evaluation_part(entry: Entry, *, alone: bool) -> EvaluationPart:
         missing.append("No pictures of attacked images are on record.")
     if mask is None and one.has_plugin:
         missing.append("This model has the plug-in, but no pictures of its mask are on record.")
-    label = None if alone else entry.label
-    return EvaluationPart(label, evaluation_facts(one), gallery, mask, missing)
+    missing += [
+        f"{TITLES.get(name, name)} is a cascade, but what its stages did is not on record."
+        for name in without_stages(one)
+    ]
+    if len(one.records) == 1:
+        missing.append("One attack is on record, so it is not shown which attacks fool the same samples.")
+    return EvaluationPart(
+        label=None if alone else entry.label,
+        facts=evaluation_facts(one),
+        gallery=gallery,
+        mask=mask,
+        missing=missing,
+        verdict=verdict_part(one.diagnosis) if one.diagnosis else None,
+        command=command(entry.run, one),
+        cascades=cascades(one),
+        overlap=overlap_part(one.outcome),
+        extremes=extremes(one),
+    )
 
 
 def _gallery(one: Evaluation) -> GalleryPart | None:

@@ -24,7 +24,15 @@ TITLES: Final = {
     "ti-fgsm": "TI-FGSM",
     "mi-di-ti-fgsm": "MI-DI-TI-FGSM",
     "nattack": "N-Attack",
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab": "FAB",
+    "fab-t": "FAB-T",
+    "square": "Square",
     "autoattack": "AutoAttack",
+    "autoattack-plus": "AutoAttack+",
+    "adaptive": "Adaptive",
     "ensemble": "Ensemble",
     "all": "All attacks",
 }
@@ -120,23 +128,24 @@ def worst_case(outcome: Outcome) -> Cell:
 
     A sample that an attack did not visit counts as withstanding that one: see ``unvisited``.
     """
-    survivors = int(_standing(outcome).sum())
+    survivors = int(standing(outcome).sum())
     share, interval = survivors / outcome.n, wilson(survivors, outcome.n)
     return Cell(share, interval, share, interval, outcome.n)
 
 
 def unvisited(outcome: Outcome) -> dict[str, int]:
     """Return, by attack, how many samples it did not visit that nothing else fooled either, if any."""
-    standing = _standing(outcome)
-    counts = {name: int((standing & ~visited).sum()) for name, visited in outcome.attacked.items()}
+    left = standing(outcome)
+    counts = {name: int((left & ~visited).sum()) for name, visited in outcome.attacked.items()}
     return {name: count for name, count in counts.items() if count}
 
 
-def _standing(outcome: Outcome) -> NDArray[np.bool_]:
-    standing = outcome.natural_correct.copy()
+def standing(outcome: Outcome) -> NDArray[np.bool_]:
+    """Return bool [N]: right when clean and at every step of every attack on record."""
+    left = outcome.natural_correct.copy()
     for fooled in outcome.fooled.values():
-        standing &= ~fooled
-    return standing
+        left &= ~fooled
+    return left
 
 
 def percent(share: float, n: int) -> str:

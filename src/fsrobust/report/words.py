@@ -6,6 +6,7 @@ from typing import Any, Final
 from fsrobust.evaluate import Interval, wilson
 from fsrobust.report.entries import Entry
 from fsrobust.report.figures import ball_radius
+from fsrobust.report.groups import cascade_in_words
 from fsrobust.report.results import Record
 from fsrobust.report.tables import TITLES, Cell, Table, percent, unvisited, worst_case
 
@@ -23,6 +24,8 @@ INTERVALS: Final = (
     "sample. It knows of chance in the choice of images only, not of other trainings or stronger attacks."
 )
 SPACE: Final = "\N{NO-BREAK SPACE}"
+LISTED: Final = 12
+"""Ids that are listed before it is said how many more there are."""
 PIXELS: Final = "on a scale from 0 (black) to 1 (white)"
 
 
@@ -76,6 +79,16 @@ def listed(texts: Sequence[str]) -> str:
         return texts[0]
     comma = "; " if any("," in text for text in texts) else ", "
     return f"{comma.join(texts[:-1])}{comma if comma == '; ' else ' '}and {texts[-1]}"
+
+
+def some(ids: Sequence[int]) -> str:
+    """Return ids as a list that does not fill the page.
+
+    >>> some(range(14))
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 2 more'
+    """
+    more = f" and {count(len(ids) - LISTED)} more" if len(ids) > LISTED else ""
+    return ", ".join(str(one) for one in ids[:LISTED]) + more
 
 
 def summary(entries: Sequence[Entry]) -> list[str]:
@@ -154,9 +167,13 @@ def attack_in_words(attack: Mapping[str, Any]) -> str:
     >>> attack_in_words({"type": "PGD", "ball": ball, **settings})
     'gradient ascent on the cross-entropy, 20 steps of eps/10, from the clean image'
     """
+    if attack.get("stages"):
+        return cascade_in_words([stage["name"] for stage in attack["stages"]])
     if attack.get("type") != "PGD":
         hidden = ("type", "ball")
-        settings = ", ".join(f"{name} {value}" for name, value in attack.items() if name not in hidden)
+        settings = ", ".join(
+            f"{name} {value}" for name, value in attack.items() if name not in hidden and value is not None
+        )
         return f"{attack.get('type', 'unknown')}{': ' + settings if settings else ''}"
     radius = ball_radius(attack["ball"]["norm"], attack["ball"]["eps"])
     loss = {"ce": "cross-entropy", "cw": "margin loss of Carlini and Wagner"}.get(
