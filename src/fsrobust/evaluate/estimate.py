@@ -14,7 +14,7 @@ from fsrobust.data import Dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate.adaptive import find_attack
 from fsrobust.evaluate.curves import eps_attack, radii
-from fsrobust.evaluate.engine import PILOTS, evaluate
+from fsrobust.evaluate.engine import PILOTS, evaluate, predict_all
 from fsrobust.evaluate.searching import choose_batch, choose_precision
 from fsrobust.train import Objective, TrainConfig
 from fsrobust.train.estimate import ENOUGH, Estimate, estimate_training, mean_seconds
@@ -132,7 +132,7 @@ def _price(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precis
     n, device = len(x), x.device
 
     def natural() -> object:
-        return evaluate(model, x, y, ball=ball, attacks=(), batch=n)
+        return predict_all(model, x, batch=n)
 
     natural()
     verdict = mean_seconds(natural, device, share=0.1) / n
