@@ -107,8 +107,11 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
     for name, attack in chosen.items():
         parts[name] = n * price.of(count_queries(attack, x[:1], classes=classes))
     if curve_samples:
+        few = min(curve_samples, n)
+        if few < size:  # fewer at once cost more each
+            price = _price(model, x[:few], y[:few], ball, precision)
         each = price.of(count_queries(eps_attack(ball), x[:1], classes=classes))
-        parts["curve"] = min(curve_samples, n) * (len(radii(ball)) - 1) * each
+        parts["curve"] = few * (len(radii(ball)) - 1) * each
     return Estimate(str(x.device), parts, peak_memory(x.device))
 
 
