@@ -80,7 +80,15 @@ def train(
     torch.manual_seed(seed)
     net = create_model("resnet_small", classes=10, channels=1, width=8, fsr="paper" if fsr else None)
     learner = Wrapped(net, after=lambda z: z / temperature) if temperature != 1 else net
-    settings = TrainConfig(epochs=10, batch=64, augment="none", engine="reference", train_on="all", seed=seed)
+    settings = TrainConfig(
+        epochs=10,
+        batch=64,
+        lr=0.1 * temperature,  # a temperature divides gradients, too
+        augment="none",
+        engine="reference",
+        train_on="all",
+        seed=seed,
+    )
     fit(learner, load_dataset("digits", "train"), objective=objective.make(), train=settings)
     return net.eval()
 
@@ -96,7 +104,7 @@ def positives() -> Iterator[tuple[str, nn.Module]]:
     yield "logits × 1000", Wrapped(net, after=lambda z: 1000 * z)
     yield "argmax levels", Wrapped(net, before=one_hot_levels)
     yield "k-WTA", winners_take_all()
-    yield "distilled", Wrapped(train(natural, temperature=100.0))
+    yield "distilled", Wrapped(train(natural, temperature=20.0))
     yield "random shift", Wrapped(net, before=random_shift)
     yield "saturated pixels", Wrapped(net, before=lambda x: torch.sigmoid(300 * (x - 0.5)))
 

@@ -200,3 +200,34 @@ def test_mask_pictures_are_of_the_mask() -> None:
     assert pictures["attacked"].shape == pictures["natural"].shape
     assert str(pictures["position"]) == "layer3"
     assert mask_pictures(net(), x[:, :1], x[:, :1]) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.full((4,), 10), r"labels in \[0, 10\)"),
+        (torch.zeros(4, dtype=torch.int32), "int64 labels"),
+        (torch.zeros(4, 1, dtype=torch.int64), "one label and id per image"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_labels_that_do_not_fit_are_refused_first(labels: Tensor, message: str) -> None:
+    """Before a pilot's cross-entropy fails on them."""
+    x, _ = samples(4)
+    with pytest.raises(InputError, match=message):
+        evaluate(natural_net(), x, labels, ball=BALL, attacks=["fgsm"])
+
+
+def test_a_network_without_gradients_can_be_judged_by_scores() -> None:
+    """Square asks for none; PGD says why it cannot."""
+
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = natural_net()((x.detach() * 255).round() / 255)
+            return logits
+
+    x, y = samples(6)
+    outcome = evaluate(Rounded().eval(), x, y, ball=Linf(0.3), attacks=["square"])
+    assert outcome.strict("square") < outcome.accuracy("natural")
+    with pytest.raises(InputError, match="by gradient"):
+        evaluate(Rounded().eval(), x, y, ball=BALL, attacks=["fgsm"])

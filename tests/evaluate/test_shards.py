@@ -62,6 +62,19 @@ def test_parts_make_the_record_of_one_process(shards: int, tmp_path: Path) -> No
     assert abs(stages[0][0]["fooled"] - stages[1][0]["fooled"]) <= 1
 
 
+def test_parts_whose_searches_end_at_different_steps_have_one_path(tmp_path: Path) -> None:
+    """Auto-PGD stops where all are won: the shorter path stays as it ended, the last entry is the end for all."""
+    study = plan(tmp_path)
+    for number in range(15):  # two samples each: some are won at once
+        carry_out_shard(study, ["apgd-ce"], Shard(number, 15))
+    lengths = {len(read_npz(f)["right"]) for f in record_folder(study, "apgd-ce").glob("part-*.npz")}
+    assert len(lengths) > 1
+    outcome = carry_out(study, ["apgd-ce"])
+    (record,) = (r for r in read_records(tmp_path) if r["kind"] == "attack")
+    assert len(record["path"]) == max(lengths)
+    assert record["path"][-1] == pytest.approx(outcome.accuracy("apgd-ce"))
+
+
 def test_a_part_that_is_missing_is_made_by_whoever_writes_the_record(tmp_path: Path) -> None:
     """Half a set of parts is no result; the record is whole nevertheless."""
     study = plan(tmp_path)

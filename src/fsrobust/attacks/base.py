@@ -141,6 +141,17 @@ def _run(attack: Attack, probe: Probe, x: Images, y: Labels, ids: Ids, seed: int
     return adversarial
 
 
+def check_samples(model: nn.Module, x: Images, y: Labels, ids: Ids) -> None:
+    """Refuse what no attack can start from, before anything is asked of the model that could fail on it.
+
+    Raises:
+        InputError: as ``perturb``.
+    """
+    _check_batch(x, y, ids)
+    with under_attack(model), ieee_fp32():
+        _check_labels(y, classes=Probe(model).logits(x[:1].detach().clone()).shape[1])
+
+
 def _check_batch(x: Images, y: Labels, ids: Ids) -> None:
     # half precision has no room for a ball: pixels near 1 are 1/256 apart in bfloat16
     if x.ndim != 4 or x.dtype not in (torch.float32, torch.float64) or len(x) == 0:

@@ -45,17 +45,21 @@ class Witness:
     def __call__(self, rows: Rows | None, x: Images, logits: Logits) -> None:
         """Take a query: of some rows, the others having been settled before, or of all."""
         mine = slice(None) if rows is None else rows
-        y, clean = self.y[mine], self.x[mine]
-        fooled = logits.argmax(1) != y
-        allowed = in_ball(self.ball, x, clean) & in_range(x)
-        by = torch.where(fooled & allowed, margin(logits, y).float(), -torch.inf)
+        fooled = logits.argmax(1) != self.y[mine]
+        seen = self.settled.clone()
+        seen[mine] = fooled
+        self.path.append(seen)
+        if bool(fooled.any()):  # most queries of a long search fool nobody
+            self._keep(mine, fooled, x, logits)
+
+    def _keep(self, mine: Rows | slice, fooled: Flags, x: Images, logits: Logits) -> None:
+        """Keep the images that fool by a wider margin than those before them."""
+        allowed = in_ball(self.ball, x, self.x[mine]) & in_range(x)
+        by = torch.where(fooled & allowed, margin(logits, self.y[mine]).float(), -torch.inf)
         # a tie that argmax decides against y fools by a margin of 0; NaN is no margin
         better = by > self.widest[mine]
         self.images[mine] = torch.where(better[:, None, None, None], x, self.images[mine])
         self.widest[mine] = torch.where(better, by, self.widest[mine])
-        seen = self.settled.clone()
-        seen[mine] = fooled
-        self.path.append(seen)
 
     def won(self, rows: Rows | None) -> Flags:
         """Return which rows' search is over; where the search is not the verdict, the verdict is asked first."""

@@ -18,6 +18,7 @@ from fsrobust.attacks.view import View
 from fsrobust.evaluate.outcome import Bits
 from fsrobust.evaluate.searching import Say, in_batches
 from fsrobust.records import read_npz, write_npz
+from fsrobust.seeding import derive
 from fsrobust.types import Ids, Images, InputError, Labels
 
 STANDING: Final = -1
@@ -48,7 +49,8 @@ class Task:
             self.x[rows],
             self.y[rows],
             ids=self.ids[rows],
-            seed=stage_seed(self.seed),
+            # each surrogate has starts of its own: five restarts through six views are thirty
+            seed=derive(stage_seed(self.seed), stage.surrogate) if stage.surrogate else stage_seed(self.seed),
             view=self.view,
             surrogate=self.surrogates[stage.surrogate] if stage.surrogate else None,
         )
@@ -127,6 +129,7 @@ class Journal:
 
     file: Path | None
     _written: float = field(default_factory=time.monotonic)
+    _took: float = 0.0
 
     def read(self, x: Images) -> Standing | None:
         """Return where a killed run was, None if it had not got anywhere."""
@@ -144,8 +147,10 @@ class Journal:
 
     def write(self, standing: Standing, *, now: bool = False) -> None:
         """Note where the cascade is, unless that was done a moment ago."""
-        if self.file is None or not (now or time.monotonic() - self._written > _PAUSE):
+        pause = max(_PAUSE, 20 * self._took)  # noting progress may cost 5 % of the time at most
+        if self.file is None or not (now or time.monotonic() - self._written > pause):
             return
+        started = time.monotonic()
         arrays: dict[str, NDArray[Any]] = {
             "fooled_by": standing.fooled_by,
             "images": standing.images[torch.from_numpy(standing.fooled_by > 0)].numpy(),
@@ -154,6 +159,7 @@ class Journal:
         }
         write_npz(self.file, **arrays)
         self._written = time.monotonic()
+        self._took = self._written - started
 
 
 def run_cascade(

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fsrobust.attacks import Ball
+from fsrobust.attacks.base import check_samples
 from fsrobust.attacks.probe import Query
 from fsrobust.evaluate.adaptive import surrogates_of
 from fsrobust.evaluate.engine import Progress
@@ -121,7 +122,8 @@ def _probabilities(evidence: Evidence) -> Bits:
 
 
 def _transfer_wins(evidence: Evidence) -> Bits | None:
-    return None if evidence.transferred is None else evidence.transferred & ~evidence.white_box
+    # as many starts on either side: a surrogate's gain is no restart's
+    return None if evidence.transferred is None else evidence.transferred & ~evidence.white_box_as_often
 
 
 SIGNS: Final[dict[str, Look]] = {
@@ -206,6 +208,7 @@ def diagnose(  # noqa: PLR0913 - the public entry, as evaluate
         InputError: what ``perturb`` refuses; no sample is classified right.
     """
     ids = torch.arange(len(x)) if ids is None else ids
+    check_samples(model, x, y, ids)
     evidence = Evidence.of(
         model,
         x,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fsrobust.attacks import Attack, Ball, Cascade, Search, search
+from fsrobust.attacks.base import check_samples
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
@@ -74,9 +75,11 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
     Raises:
         InputError: what ``perturb`` refuses, or an unknown attack.
     """
+    ids = torch.arange(len(x)) if ids is None else ids
+    if len(x):
+        check_samples(model, x, y, ids)
     surrogates = surrogates_of(model)
     chosen = {name: find_attack(name, ball, model) for name in attacks}
-    ids = torch.arange(len(x)) if ids is None else ids
     natural = predict_all(model, x, batch=batch) == y.cpu().numpy()
     searching = choose_precision(model, x[:PILOTS], y[:PILOTS], precision)
     found = {
@@ -137,7 +140,7 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     ``view`` is what the attack queries instead of ``model``; the verdicts are the model's. A cascade may climb
     ``surrogates`` and keeps its progress in ``journal``: killed, it goes on from there to the same result.
     """
-    batch = batch or choose_batch(model, x)
+    batch, ids = batch or choose_batch(model, x), ids.to(x.device)
     if isinstance(attack, Cascade):
         silent: Say = lambda _text: None  # noqa: E731 - a value, not a name
         task = Task(model, x, y, ids, seed, batch, view, surrogates or {}, say or silent)
@@ -146,7 +149,8 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     found: list[Search] = []
 
     def attack_part(part: slice) -> Search:
-        return search(attack, model, x[part], y[part], ids=ids[part], seed=seed, view=view)
+        found = search(attack, model, x[part], y[part], ids=ids[part], seed=seed, view=view)
+        return replace(found, last=found.last.cpu(), witness=found.witness.cpu())  # they would fill a GPU
 
     for part, done in in_batches(attack_part, len(x), batch, say):
         found.append(done)
@@ -164,7 +168,7 @@ def run_attack(  # noqa: PLR0913 - as evaluate
         backwards=sum(s.backwards for s in found),
         seconds=time.perf_counter() - started,
         last=_numpy(_join(s.last for s in found)[:GALLERY]).astype(np.float32),
-        images=_join(s.witness.cpu() for s in found),
+        images=_join(s.witness for s in found),
     )
 
 

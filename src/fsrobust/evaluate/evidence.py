@@ -184,6 +184,16 @@ class Evidence:
         return self.fooled(Cascade(self.ball, (stage,)), "diagnosis: random search")
 
     @functools.cached_property
+    def white_box_as_often(self) -> Bits:
+        """Who falls to the model's own gradients with as many further starts as there are surrogates."""
+        stages = tuple(
+            Stage(f"{loss} {restart}", APGD(self.ball, loss, restart=restart))
+            for restart in range(1, len(self.surrogates) + 1)
+            for loss in ("ce", "dlr")
+        )
+        return self.white_box | self.fooled(Cascade(self.ball, stages), "diagnosis: restarts")
+
+    @functools.cached_property
     def transferred(self) -> Bits | None:
         """Who falls to gradients of a surrogate, None where the model offers none."""
         if not self.surrogates:

@@ -75,7 +75,10 @@ def _in_float32(model: nn.Module, x: Images, y: Labels, why: str | None = None) 
     """Return a search on a folded copy, or on the model where a copy of it is not the same network."""
     why = f"searching in fp32: {why}" if why else None
     view = FrozenView(model)
-    agreement = _agreement(model, view, x, y)
+    try:
+        agreement = _agreement(model, view, x, y)
+    except InputError as error:  # no gradient attack can judge it, but others can
+        return Searching("fp32", None, f"searching the network itself: {error}")
     if agreement >= _SAME:
         return Searching("fp32", view, why)
     return Searching(

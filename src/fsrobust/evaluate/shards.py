@@ -109,7 +109,7 @@ def _merge(parts: Sequence[Mapping[str, NDArray[Any]]], n: int) -> AttackResult:
     images = torch.from_numpy(whole("images"))
     return AttackResult(
         **{name: whole(name) for name in _PER_SAMPLE},
-        path=(np.sum([part["right"] * len(part["rows"]) for part in parts], axis=0) / n).tolist(),
+        path=_merge_paths(parts, n),
         forwards=int(forwards),
         backwards=int(backwards),
         seconds=seconds,
@@ -119,6 +119,20 @@ def _merge(parts: Sequence[Mapping[str, NDArray[Any]]], n: int) -> AttackResult:
         if "fooled_by" in parts[0]
         else None,
     )
+
+
+def _merge_paths(parts: Sequence[Mapping[str, NDArray[Any]]], n: int) -> list[float]:
+    """Return the share right at each query, and at the end; a part whose search was over sooner stays as it ended."""
+    length = max(len(part["right"]) for part in parts)
+    if length == 0:
+        return []
+    paths = []
+    for part in parts:
+        *queries, end = part["right"].tolist()
+        stays = queries[-1] if queries else end
+        paths.append([*queries, *[stays] * (length - 1 - len(queries)), end])
+    shares = np.array([len(part["rows"]) for part in parts]) / n
+    return [float(share) for share in shares @ np.array(paths)]
 
 
 def _merge_costs(parts: Sequence[Mapping[str, NDArray[Any]]]) -> list[StageCost]:

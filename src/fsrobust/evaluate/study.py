@@ -16,8 +16,9 @@ from fsrobust.data.batches import pixels
 from fsrobust.evaluate.adaptive import ADAPTIVE, find_attack, surrogates_of
 from fsrobust.evaluate.contents import accuracies, adversarial, as_bytes, gallery, verdicts
 from fsrobust.evaluate.curves import eps_curve
-from fsrobust.evaluate.diagnose import diagnose
+from fsrobust.evaluate.diagnose import SIGNS, diagnose
 from fsrobust.evaluate.engine import PILOTS, AttackResult, Progress, predict_all, run_attack
+from fsrobust.evaluate.evidence import QUERIES
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Say, choose_precision
@@ -229,7 +230,8 @@ class _Work:
 
     def diagnose(self, n: int) -> dict[str, Any]:
         """Write the record of the signs of masked gradients on the first ``n`` samples, unless there is one."""
-        key = self.study.key("diagnosis", {"samples": n})
+        looked_for = {name: look.threshold for name, look in SIGNS.items()}
+        key = self.study.key("diagnosis", {"samples": n, "signs": looked_for, "queries": QUERIES})
         if self.study.has(key):
             self.say("signs of masked gradients: already on record")
             return read_json(self.study.path(key) / "record.json")

@@ -1,13 +1,12 @@
 """One evaluation over several processes: those it starts itself, or those that torchrun started."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from fsrobust.evaluate import Study
 from fsrobust.evaluate.shards import Shard, run_processes, torchrun_shard, wait_for_parts
-from fsrobust.evaluate.store import device_of
 from fsrobust.evaluate.study import carry_out_shard, record_folder
 from fsrobust.recipes.execute import find_target, plan_study
 from fsrobust.records import locked
@@ -30,10 +29,10 @@ class Sharded:
 
     def __call__(self, shard: Shard) -> None:
         """Run a shard of it, on a GPU of its own where there are several."""
-        study = self.study()
-        device = device_of(study.subject.model)
-        if device.type == "cuda" and device.index is None:
-            study.subject.model.to(f"cuda:{shard.number % torch.cuda.device_count()}")
+        plan, device = self.plan, self.plan["device"]
+        if device.type == "cuda" and torch.cuda.device_count() > 1:
+            plan = {**plan, "device": torch.device("cuda", shard.number % torch.cuda.device_count())}
+        study = replace(self, plan=plan).study()
         carry_out_shard(study, self.attacks, shard, batch=self.batch, images=self.images)
 
 
