@@ -218,3 +218,19 @@ for _ in range(3):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_logits_of_a_low_precision_view_are_not_rounded() -> None:
+    """The last layer is in float32: logits take more values than bf16 has between them, and follow a refresh."""
+    model = settle(create_model("resnet_small", classes=10, channels=1, width=4))
+    view, x = FrozenView(model, dtype=torch.bfloat16), torch.rand(64, 1, 8, 8)
+    logits = view(x)
+    assert logits.dtype == torch.float32
+    assert (logits != logits.bfloat16().float()).float().mean() > 0.9
+    exact = model(x).detach()
+    assert (logits - exact).norm() < 0.05 * exact.norm()
+    linear = next(module for module in model.modules() if isinstance(module, nn.Linear))
+    with torch.no_grad():
+        linear.bias.add_(1.0)
+    view.refresh()
+    assert torch.allclose(view(x), logits + 1, atol=1e-5)

@@ -103,8 +103,11 @@ class FrozenView:
             self.notes.append(f"attacks query the network itself: it cannot be copied ({first_line(error)})")
             return self.model
         if self.dtype != torch.float32:
+            head = _head(copied, example)
             for module in copied.modules():
-                if isinstance(module, _MULTIPLYING):
+                if module is head:
+                    module.__class__ = _WideLinear  # names stay, so weights are refreshed as before
+                elif isinstance(module, _MULTIPLYING):
                     module.to(self.dtype)
         made = {id(tensor) for fold in self.folded for tensor in (fold.made.weight, fold.made.bias)}
         ours = dict(_tensors(copied))
@@ -170,6 +173,37 @@ class _Folded:
         shift = (-norm.running_mean if bias is None else bias - norm.running_mean) * scale
         self.made.weight.copy_(self.convolution.weight * scale[:, None, None, None])
         self.made.bias.copy_(shift if offset is None else shift + offset)
+
+
+class _WideLinear(nn.Linear):
+    """A linear layer in float32 whatever goes on around it.
+
+    Of the last layer that is next to no work, and it keeps the logits' differences: bf16 knows logits near 8 in steps
+    of 1/32 only, and a search that compares margins (FAB, Square) would see most of its moves change nothing.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x·Wᵀ + b in float32."""
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.linear(x.float(), self.weight, self.bias)
+
+
+def _head(model: nn.Module, example: Images) -> nn.Module | None:
+    """Return the plain linear layer whose output is the logits themselves, None if there is none."""
+    made: list[tuple[nn.Module, Tensor]] = []
+
+    def note(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        made.append((module, output))
+
+    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    handles = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with torch.no_grad():
+            logits = model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return next((module for module, output in made if output is logits), None)
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:
