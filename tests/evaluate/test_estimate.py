@@ -100,9 +100,9 @@ def _ratio(folder: Path) -> float:
 
 @pytest.mark.slow
 def test_an_evaluation_takes_the_time_that_was_predicted(tmp_path: Path) -> None:
-    """Within 30 %, at the second attempt at the latest: another process may come or go in between."""
+    """Within 30 %, at one of five attempts: other processes come and go in between, a wrong price stays wrong."""
     ratios = []
-    for attempt in range(2):
+    for attempt in range(5):
         ratios.append(_ratio(tmp_path / str(attempt)))
         if 0.7 <= ratios[-1] <= 1.3:
             return

@@ -88,10 +88,10 @@ def _ratio(run: Run, folder: Path) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits-at", "digits-at-fsr"])
 def test_a_run_takes_the_time_that_was_predicted(name: str, tmp_path: Path) -> None:
-    """Within 30 %, at the second attempt at the latest: another process may come or go in between."""
+    """Within 30 %, at one of five attempts: other processes come and go in between, a wrong price stays wrong."""
     run = override(recipe(name), ["train.epochs=3", "model.width=8"])
     ratios = []
-    for attempt in range(2):
+    for attempt in range(5):
         ratios.append(_ratio(run, tmp_path / str(attempt)))
         if 0.7 <= ratios[-1] <= 1.3:
             return
