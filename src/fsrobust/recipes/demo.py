@@ -19,7 +19,9 @@ from fsrobust.train import Reporter
 
 CHAPTERS: Final = {"standard": "digits-natural", "AT": "digits-at", "AT + FSR": "digits-at-fsr"}
 ATTACKS: Final = ("fgsm", "pgd20", "pgd100", "cw", "autoattack")
-DIAGNOSED: Final = 100
+SAMPLES: Final = 200
+"""Test digits that are attacked: AutoAttack asks some 10,000 times about each that withstands it."""
+DIAGNOSED: Final = 60
 """Digits on which signs of masked gradients are looked for."""
 WHAT_IT_SHOWS: Final = (
     "What this shows: adversarial training turns a network that small perturbations defeat into one that "
@@ -54,7 +56,7 @@ def demo(
         folder = out / name
         say(f"{number}/3  {title}: training {run.train.epochs} epochs on {len(data)} digits …")
         train_run(run, data, out=folder, device=torch.device("cpu"), resume=True, reporter=reporter)
-        study = plan_study(find_target(str(folder)), limit=None, seed=seed)
+        study = plan_study(find_target(str(folder)), limit=SAMPLES, seed=seed)
         say(f"     attacking it on {len(study.data)} test digits, each grey may move by {study.ball.eps} …")
         outcomes[title] = carry_out(study, ATTACKS, curve_samples=100, progress=progress)
         few = replace(study, data=study.data.select(range(DIAGNOSED)))
