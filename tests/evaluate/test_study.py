@@ -214,6 +214,7 @@ def complete(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in (folder / "eval").glob("*/record.json"))
 
 
+@pytest.mark.slow
 def test_a_study_killed_anywhere_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed before any file operation and begun again: same outcome, complete records, an index of all."""
     whole = carry_out(plan(tmp_path / "whole"), ["fgsm"])

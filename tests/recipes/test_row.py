@@ -51,6 +51,7 @@ def test_a_row_is_stopped_continued_and_carried_away(tmp_path: Path) -> None:
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_packed_weights(tmp_path: Path) -> None:
     """Evaluating what can be carried away gives the record, to the sample."""
     done = row(tmp_path)
@@ -73,6 +74,7 @@ def test_the_numbers_are_those_of_the_packed_weights(tmp_path: Path) -> None:
     assert record["precision"] in ("fp32", "bf16")
 
 
+@pytest.mark.slow
 def test_a_second_call_runs_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All is on record."""
     first = row(tmp_path)
