@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fsrobust.attacks import SCORE_BASED
 from fsrobust.attacks.probe import Query
+from fsrobust.attacks.view import View
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate.adaptive import ADAPTIVE, find_attack, surrogates_of
 from fsrobust.evaluate.contents import accuracies, adversarial, as_bytes, gallery, verdicts
@@ -125,9 +126,13 @@ class _Work:
         self.say = say or (lambda _text: None)
         self.model = study.subject.model
         self.data = study.data.to(device_of(self.model))
+
+    @functools.cached_property
+    def view(self) -> View | None:
+        """What attacks query in place of the model: made, and tried on pilots, only if something has to run."""
         pilots = slice(0, PILOTS)
         x, y = pixels(self.data.images[pilots]), self.data.labels[pilots]
-        self.view = choose_precision(self.model, x, y, study.precision).view
+        return choose_precision(self.model, x, y, self.study.precision).view
 
     @functools.cached_property
     def surrogates(self) -> Mapping[str, Query]:
