@@ -142,6 +142,17 @@ def test_autoattack_meets_as_many_samples_as_the_scale_says(tmp_path: Path) -> N
     assert (asked["S1", "smoke"], asked["S6", "smoke"]) == ("no", 4)
 
 
+def test_a_small_row_of_larger_images_has_fewer_of_them(tmp_path: Path) -> None:
+    """Images of 64 × 64 pixels cost four times as much: a quarter of them is trained on, held out, attacked."""
+    (row,) = plan(paper_table("S2"), scale="small", out=tmp_path, rows=["at"])
+    assert (row.images, row.run.train.validation, row.curve) == (2_500, 250, 25)
+    assert row.attacks["pgd20"] == 250
+    (row,) = plan(paper_table("S1"), scale="small", out=tmp_path, rows=["at"])
+    assert (row.images, row.run.train.validation, row.curve) == (10_000, 1_000, 100)
+    (row,) = plan(paper_table("S2"), scale="smoke", out=tmp_path, rows=["at"])
+    assert row.images == 128
+
+
 def test_autoattack_is_made_up_for_when_it_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -1,5 +1,7 @@
 """One step: the reference is the plain loop to the bit; the fast one finds and learns the same."""
 
+import subprocess
+import sys
 from typing import Literal
 
 import pytest
@@ -12,7 +14,7 @@ from fsrobust.data.batches import pixels
 from fsrobust.plugin import Guarded, recalibration_loss, separation_loss
 from fsrobust.seeding import Noise
 from fsrobust.train import Natural
-from fsrobust.train.step import Step, fast_step, make_step
+from fsrobust.train.step import Step, fast_step, make_step, memory_order
 from fsrobust.types import InputError
 from tests.helpers import fingerprint
 from tests.runs import at, digits, net
@@ -135,7 +137,7 @@ TWENTY_STEPS = 1e-3
 @pytest.fixture(autouse=True)
 def _channels_last_though_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let these narrow networks be channels-last, as wide ones are: maps of 8 × 8 are safe."""
-    monkeypatch.setattr("fsrobust.attacks.view._NARROW", 0)
+    monkeypatch.setattr("fsrobust.train.step._NARROW", 0)
 
 
 def both(fsr: str | None, precision: Literal["auto", "fp32"] = "auto") -> tuple[Step, Step]:
@@ -262,3 +264,32 @@ def test_an_unknown_engine_is_refused() -> None:
     model = net()
     with pytest.raises(InputError, match='did you mean "fast"'):
         make_step("faster", model, at(), sgd(model))
+
+
+def test_narrow_networks_are_trained_in_nchw_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A strided 1×1 convolution of fewer than 16 channels decides; without one any width is channels-last."""
+    monkeypatch.setattr("fsrobust.train.step._NARROW", 16)
+    strided = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 1, stride=2))
+    assert memory_order(strided) is torch.contiguous_format
+    assert memory_order(nn.Sequential(nn.Conv2d(16, 32, 1, stride=2))) is torch.channels_last
+    assert memory_order(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 1))) is torch.channels_last
+
+
+@pytest.mark.slow
+def test_a_narrow_network_trains_on_large_maps() -> None:
+    """One fast step of a ResNet of width 4 on images of 64 × 64, where channels-last order would end the process."""
+    code = """
+import torch
+from fsrobust import AT, Linf, create_model
+from fsrobust.seeding import Noise
+from fsrobust.train.step import fast_step
+torch.manual_seed(0)
+model = create_model("resnet18", classes=10, width=4)
+step = fast_step(model, AT(Linf(8 / 255), steps=1), torch.optim.SGD(model.parameters(), lr=0.1), precision="fp32")
+for _ in range(3):
+    step(torch.rand(64, 3, 64, 64), torch.arange(64) % 10, Noise.of(torch.arange(64), 0))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from fsrobust.attacks import ATTACKS, SUITES
 from fsrobust.config import Run
+from fsrobust.data import DATASETS
 from fsrobust.recipes.paper import PaperTable
 from fsrobust.records import read_json, write_json
 from fsrobust.types import InputError, unknown_name
@@ -19,13 +20,38 @@ class Size:
     """How large a reproduction is: None leaves the paper's own. ``note`` stands above the table.
 
     ``images`` are trained on, ``samples`` attacked, ``autoattack`` of them by AutoAttack, ``curve`` at every eps.
+    Where ``pixels`` is given the counts are of images of so many, and of fewer larger ones.
     """
 
     images: int | None
     samples: int | None
     autoattack: int | None
     curve: int
+    pixels: int | None = None
     note: str | None = None
+
+    def at(self, run: Run) -> "Size":
+        """Return the counts for a run's images: as many fewer as they are larger, so that a row takes as long.
+
+        >>> from fsrobust.recipes.paper import paper_table
+        >>> SIZES["small"].at(paper_table("S2").base).images  # 64 × 64 pixels
+        2500
+        """
+        if self.pixels is None:
+            return self
+        height, width = DATASETS[run.data].image_size
+        share = min(1.0, self.pixels / (height * width))
+
+        def fewer(count: int | None) -> int | None:
+            return None if count is None else round(share * count)
+
+        return replace(
+            self,
+            images=fewer(self.images),
+            samples=fewer(self.samples),
+            autoattack=fewer(self.autoattack),
+            curve=round(share * self.curve),
+        )
 
 
 SIZES: Final[dict[Scale, Size]] = {
@@ -35,15 +61,18 @@ SIZES: Final[dict[Scale, Size]] = {
         1_000,
         300,
         100,
-        "small: a narrow network, 10,000 training images, 8 epochs. It can show how rows compare here, not "
-        "what the published numbers should be.",
+        32 * 32,
+        "small: a network of width 8, 10,000 training images (2,500 of 64 × 64 pixels), 8 epochs. It can show how "
+        "rows compare here, not what the published numbers should be.",
     ),
     "smoke": Size(
-        128, 8, 4, 0, "smoke: not evidence. Made-up images, one epoch; it shows that every row runs."
+        128, 8, 4, 0, None, "smoke: not evidence. Made-up images, one epoch; it shows that every row runs."
     ),
 }
+_HELD_OUT: Final = 0.1
+"""Share of a small run's training images that choose its best checkpoint."""
 _NARROW: Final = {"vgg16": 0.25, "wrn34_10": 1, "wrn28_10": 1}
-"""Widths of small networks that count no channels; the others have 16."""
+"""Widths of small networks that count no channels."""
 _CURVES: Final = "FigS2"
 """The figure that is made of curves, which smoke leaves out elsewhere."""
 
@@ -58,10 +87,18 @@ def scaled(run: Run, scale: Scale) -> Run:
         raise unknown_name("scale", scale, SIZES)
     if scale == "full":
         return run
-    width = _NARROW.get(run.model.name, 16 if scale == "small" else 4)
+    width = _NARROW.get(run.model.name, 8 if scale == "small" else 4)
     model = replace(run.model, width=width)
     if scale == "small":
-        train = replace(run.train, epochs=8, batch=64, lr=min(run.train.lr, 0.05))
+        images = SIZES[scale].at(run).images
+        assert images is not None
+        train = replace(
+            run.train,
+            epochs=8,
+            batch=64,
+            lr=min(run.train.lr, 0.05),
+            validation=round(_HELD_OUT * images),
+        )
         return replace(run, model=model, train=train, published=None)
     return replace(
         run,
@@ -126,7 +163,7 @@ def plan(
     cells = []
     for row in rows or table.rows:
         run = scaled(table.run(row), scale)
-        size = SIZES[scale]
+        size = SIZES[scale].at(run)
         for seed in range(seeds):
             slug = row.replace("=", "-").replace("+", "-")
             cells.append(
@@ -135,7 +172,7 @@ def plan(
                     row,
                     replace(run, train=replace(run.train, seed=seed)),
                     out / f"{table.name}-{scale}" / f"{slug}-s{seed}",
-                    _attacks(table, scale),
+                    _attacks(table, scale, size),
                     size.images,
                     size.curve or (2 if table.name == _CURVES else 0),
                 )
@@ -143,9 +180,8 @@ def plan(
     return cells
 
 
-def _attacks(table: PaperTable, scale: Scale) -> dict[str, int | None]:
+def _attacks(table: PaperTable, scale: Scale, size: Size) -> dict[str, int | None]:
     """Return the white-box attacks, and AutoAttack where there is one: at smoke scale only where the paper has it."""
-    size = SIZES[scale]
     attacks: dict[str, int | None] = dict.fromkeys(SUITES["whitebox"], size.samples)
     if "autoattack" in ATTACKS and (scale != "smoke" or "autoattack" in table.columns):
         attacks["autoattack"] = size.autoattack

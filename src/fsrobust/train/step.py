@@ -10,7 +10,7 @@ from torch import nn
 
 from fsrobust.attacks.compiled import compiled_or_eager
 from fsrobust.attacks.probe import Probe, under_attack
-from fsrobust.attacks.view import FrozenView, Plain, View, memory_order, multiplies_bf16
+from fsrobust.attacks.view import FrozenView, Plain, View, multiplies_bf16
 from fsrobust.seeding import Noise
 from fsrobust.train.awp import perturbed
 from fsrobust.train.freezing import Host
@@ -20,6 +20,8 @@ from fsrobust.types import Images, Labels, unknown_name
 
 Engine = Literal["reference", "fast"]
 Learn = Callable[[Images, Images, Labels], Loss]
+_NARROW: Final = 16
+"""Channels below which torch's strided 1×1 convolutions are not to be trained in channels-last order on a CPU."""
 
 
 @dataclass(eq=False)
@@ -136,6 +138,23 @@ def fast_step(
         compiled=compiled,
         notes=view.notes,
     )
+
+
+def memory_order(model: nn.Module) -> torch.memory_format:
+    """Return the order of a network's images and weights in memory that trains fast and safely: channels-last, or NCHW.
+
+    On a CPU the weight gradient of a strided 1×1 convolution of fewer than 16 channels writes beyond its memory in
+    channels-last order (torch 2.13, maps of 56 × 56 and more): such networks are trained in NCHW.
+    """
+    narrow = any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels < _NARROW
+        for module in model.modules()
+    )
+    on_cpu = next((p.device.type for p in model.parameters()), "cpu") == "cpu"
+    return torch.contiguous_format if narrow and on_cpu else torch.channels_last
 
 
 class MakeStep(Protocol):
