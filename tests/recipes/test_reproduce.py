@@ -108,7 +108,7 @@ def test_the_plan_has_a_cell_for_each_row_and_seed(tmp_path: Path) -> None:
     assert cells[0].run == table.run("greedy")
     assert cells[0].run.published is not None
     small = scaled(table.run("greedy"), "small")
-    assert (small.model.width, small.train.epochs, small.published) == (16, 8, None)
+    assert (small.model.width, small.train.epochs, small.published) == (8, 8, None)
     with pytest.raises(InputError, match='did you mean "greedy"'):
         plan(table, scale="full", out=tmp_path, rows=["greddy"])
 
