@@ -14,7 +14,7 @@ from fsrobust.attacks.base import perturb as perturb
 from fsrobust.attacks.base import search as search
 from fsrobust.attacks.cascade import Cascade as Cascade
 from fsrobust.attacks.cascade import Stage as Stage
-from fsrobust.attacks.cascade import apgd_t, autoattack, autoattack_plus, fab_t
+from fsrobust.attacks.cascade import apgd_t, autoattack, autoattack_plus, autoattack_rand, fab_t
 from fsrobust.attacks.fab import FAB as FAB
 from fsrobust.attacks.gradient import PGD as PGD
 from fsrobust.attacks.nattack import NAttack as NAttack
@@ -40,6 +40,7 @@ ATTACKS: Final[dict[str, Callable[[Ball], Attack]]] = {
     "square": Square,
     "autoattack": autoattack,
     "autoattack-plus": autoattack_plus,
+    "autoattack-rand": autoattack_rand,
     # to be carried over from a surrogate: PGD-20 with inputs that vary, gradients smoothed, momentum
     "di-fgsm": lambda ball: TransferPGD(ball, steps=20, step_size=ball.eps / 10, diversity=0.5),
     "ti-fgsm": lambda ball: TransferPGD(ball, steps=20, step_size=ball.eps / 10, kernel=5),

@@ -1,5 +1,7 @@
 """The one gate around every attack: what is checked, restored and decided here, no attack has to remember."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -10,7 +12,7 @@ from fsrobust.attacks.balls import Ball
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import Witness, in_ball, in_range, predict
-from fsrobust.seeding import Noise
+from fsrobust.seeding import Noise, derive
 from fsrobust.types import Flags, Ids, Images, InputError, Labels
 
 
@@ -80,8 +82,10 @@ def perturb(
         # an inference tensor cannot enter autograd; its clone outside inference mode can
         x, y = x.detach().clone(), y.clone()
         _check_labels(y, classes=Probe(model).logits(x[:1]).shape[1])
-        witness = Witness(attack.ball, x, y)
-        return witness.taken(_run(attack, Probe(model, witness), x, y, ids.to(x.device), seed))
+        draws = draws_of(attack)
+        witness = Witness(attack.ball, x, y, patient=draws > 1)
+        probe = Probe(model, witness, draws=draws)
+        return witness.taken(_run(attack, probe, x, y, ids.to(x.device), seed))
 
 
 def search(  # noqa: PLR0913 - as perturb, and the view to search with
@@ -94,12 +98,14 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
     seed: int = 0,
     view: View | None = None,
     surrogate: Query | None = None,
+    draws: int | None = None,
 ) -> Search:
     """Attack as ``perturb`` does, and say who was fooled: by the last iterate, and by any.
 
     The search queries ``view`` where one is given, such as a copy in low precision. With a ``surrogate`` it climbs
     that one's gradients, and the view, or the model, is asked about every image on the way. The verdicts are
-    always the model's own, in IEEE float32.
+    always the model's own, in IEEE float32. Where the attack, or ``draws``, asks for several draws of a random
+    model, a verdict is by the mean of as many, drawn anew.
 
     Raises:
         InputError: as ``perturb``; also logits that are not finite.
@@ -108,15 +114,17 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
     with under_attack(model), ieee_fp32():
         x, y = x.detach().clone(), y.clone()
         _check_labels(y, classes=Probe(model).logits(x[:1]).shape[1])
-        verdict = Probe(model)
+        draws = draws or draws_of(attack)
+        verdict = Probe(model, draws=draws)
         asked = surrogate or view or model
-        witness = Witness(attack.ball, x, y, None if asked is model else verdict)
-        searching = Probe(asked, witness, judge=(view or model) if surrogate else None)
+        witness = Witness(attack.ball, x, y, None if asked is model else verdict, patient=draws > 1)
+        searching = Probe(asked, witness, judge=(view or model) if surrogate else None, draws=draws)
         last = witness.taken(_run(attack, searching, x, y, ids.to(x.device), seed))
-        predicted = predict(verdict, last)
-        fooled_last = predicted != y
-        first = torch.where(witness.found[:, None, None, None], witness.images, last)
-        fooled_first = predict(verdict, first) != y
+        with drawing(draws, derive(seed, "verdict"), x.device):
+            predicted = predict(verdict, last)
+            fooled_last = predicted != y
+            first = torch.where(witness.found[:, None, None, None], witness.images, last)
+            fooled_first = predict(verdict, first) != y
         # a query's verdict that does not hold on a second look is no verdict
         best = torch.where(fooled_first[:, None, None, None], first, last)
         fooled_any = fooled_last | fooled_first
@@ -133,12 +141,29 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
 
 
 def _run(attack: Attack, probe: Probe, x: Images, y: Labels, ids: Ids, seed: int) -> Images:
-    adversarial = attack.run(probe, x, y, Noise.of(ids, seed, attack.family)).detach()
+    with drawing(probe.draws, seed, x.device):
+        adversarial = attack.run(probe, x, y, Noise.of(ids, seed, attack.family)).detach()
     if not bool(in_ball(attack.ball, adversarial, x).all()):
         raise RuntimeError(f"{attack} left its ball (or met NaN): distance above {attack.ball.eps}")
     if not bool(in_range(adversarial).all()):
         raise RuntimeError(f"{attack} left the pixel range [0, 1]")
     return adversarial
+
+
+def draws_of(attack: Attack) -> int:
+    """Return how many answers of a random model the attack takes as one; 1 unless the attack says so."""
+    return int(getattr(attack, "draws", 1))
+
+
+@contextmanager
+def drawing(draws: int, seed: int, device: torch.device) -> Iterator[None]:
+    """Let a random model's draws depend on ``seed`` and the batch alone, where there are several."""
+    if draws == 1:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed % 2**63)
+        yield
 
 
 def check_samples(model: nn.Module, x: Images, y: Labels, ids: Ids) -> None:

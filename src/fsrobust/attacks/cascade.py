@@ -32,23 +32,29 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Stages on one ball. The first look is at the clean image: what is wrong there needs no attack."""
+    """Stages on one ball. The first look is at the clean image: what is wrong there needs no attack.
+
+    A model that is random is asked for so many ``draws`` at each query and at each verdict; their mean counts.
+    """
 
     ball: Ball
     stages: tuple[Stage, ...]
+    draws: int = 1
     family: ClassVar[str] = "cascade"
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise InputError(f"Expected one or more stages with names of their own, but got {names}")
+        if self.draws < 1:
+            raise InputError(f"Expected draws ≥ 1, but got {self.draws}")
         if any(stage.attack.ball != self.ball for stage in self.stages):
             raise InputError(f"Expected all stages in {self.ball}, but got {self.stages}")
 
     @property
     def cost(self) -> int:
         """What all stages cost together."""
-        return sum(stage.attack.cost for stage in self.stages)
+        return self.draws * sum(stage.attack.cost for stage in self.stages)
 
     def applicable(self, classes: int) -> tuple[Stage, ...]:
         """Return the stages that make sense with so many classes."""
@@ -121,6 +127,20 @@ def autoattack_plus(ball: Ball) -> Cascade:
         *fab_t(ball).stages,
     )
     return Cascade(ball, stages)
+
+
+DRAWS: Final = 20
+"""How many answers of a random model AutoAttack's version for them takes as one."""
+
+
+def autoattack_rand(ball: Ball) -> Cascade:
+    """Return AutoAttack's version "rand", for networks that answer differently each time.
+
+    Auto-PGD on the cross-entropy and on the DLR loss, every gradient the mean of 20. There a search goes by the last
+    of the 20 answers, and a sample counts as fooled by a single one; here it is the mean that counts.
+    """
+    stages = (Stage("apgd-ce", APGD(ball)), Stage("apgd-dlr", APGD(ball, "dlr")))
+    return Cascade(ball, stages, draws=DRAWS)
 
 
 def _targeted(name: str, make: Callable[[int], Attack]) -> tuple[Stage, ...]:

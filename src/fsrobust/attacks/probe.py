@@ -1,5 +1,6 @@
 """How an attack sees a model: logits and gradients with respect to pixels, nothing else."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -44,13 +45,15 @@ class Probe:
     of it, a surrogate. Logits come back in float32 or wider. ``judge`` is whose logits count where ``model`` is
     but a surrogate: it is asked about every image, without a gradient. ``checked`` refuses gradients that are not
     finite: sign(NaN) is 0 in torch, so a network that hides behind NaN would look perfectly robust. Training goes
-    without, since looking waits for the device.
+    without, since looking waits for the device. Of a random model each answer is the mean of so many ``draws``, and a
+    gradient the mean of theirs: expectation over transformation (Athalye et al., 2018).
     """
 
     model: Query
     watch: Watch | None = None
     judge: Query | None = None
     checked: bool = True
+    draws: int = 1
     rows: Rows | None = None
     counts: Counts = field(default_factory=Counts)
 
@@ -85,10 +88,14 @@ class Probe:
             InputError: the logits do not depend on the pixels through autograd, or a gradient is not finite.
         """
         x = x.detach().requires_grad_(True)
-        with torch.enable_grad():
-            logits = self._query(x)
-            total = loss(logits).sum()
-        return self._backward(total, x), logits.detach()
+        answers, gradients = list[Logits](), list[Images]()
+        for _ in range(self.draws):
+            with torch.enable_grad():
+                answers.append(self._ask(self.model, x))
+                total = loss(answers[-1]).sum()
+            gradients.append(self._backward(total, x))
+        self._show(x, logits := _mean([answer.detach() for answer in answers]))
+        return (gradients[0] if self.draws == 1 else torch.stack(gradients).mean(0)), logits
 
     def jacobian(
         self, x: Images, outputs: Callable[[Logits], Float[Tensor, "B J"]]
@@ -125,14 +132,19 @@ class Probe:
         return gradient
 
     def _query(self, x: Images) -> Logits:
-        logits = self._ask(self.model, x)
-        if self.watch is not None:
-            seen = logits
-            if self.judge is not None:
-                with torch.no_grad():
-                    seen = self._ask(self.judge, x.detach())
-            self.watch(self.rows, x.detach(), seen.detach())
+        logits = _mean([self._ask(self.model, x) for _ in range(self.draws)])
+        self._show(x, logits)
         return logits
+
+    def _show(self, x: Images, logits: Logits) -> None:
+        """Show the watch a query, by the judge's logits where there is one."""
+        if self.watch is None:
+            return
+        seen = logits
+        if self.judge is not None:
+            with torch.no_grad():
+                seen = _mean([self._ask(self.judge, x.detach()) for _ in range(self.draws)])
+        self.watch(self.rows, x.detach(), seen.detach())
 
     def _ask(self, model: Query, x: Images) -> Logits:
         self.counts.forwards += len(x)
@@ -143,6 +155,13 @@ class Probe:
         if output.shape[1] < 2:
             raise InputError("Expected scores of two or more classes from the model, but got one per image")
         return output if output.dtype == torch.float64 else output.float()
+
+
+def _mean(answers: list[Logits]) -> Logits:
+    """Return log of the mean softmax of a random model's answers: logits of the classifier that it is on average."""
+    if len(answers) == 1:
+        return answers[0]
+    return torch.stack(answers).log_softmax(2).logsumexp(0) - math.log(len(answers))
 
 
 @contextmanager

@@ -20,13 +20,16 @@ class Witness:
 
     Kept is the image of the widest margin, not the first: where the search is in low precision, it is the one to
     stand in float32. ``verdict`` is the model in IEEE float32 where the search asks something else; a search
-    that wants to know whether it is over is told so only of images that fool it.
+    that wants to know whether it is over is told so only of images that fool it. ``patient``, it is told of none: the
+    margin of a random model is a mean of few draws, and a search that ended where it first crosses zero would leave
+    images that the next draws see through.
     """
 
     ball: Ball
     x: Images
     y: Labels
     verdict: Probe | None = None
+    patient: bool = False
     images: Images = field(init=False)
     widest: PerSample = field(init=False)
     settled: Flags = field(init=False)
@@ -64,6 +67,8 @@ class Witness:
     def won(self, rows: Rows | None) -> Flags:
         """Return which rows' search is over; where the search is not the verdict, the verdict is asked first."""
         mine = torch.arange(len(self.y), device=self.y.device) if rows is None else rows
+        if self.patient:
+            return self.settled[mine]
         claimed = mine[self.found[mine] & ~self.settled[mine]]
         if len(claimed) and self.verdict is not None:
             stands = predict(self.verdict, self.images[claimed]) != self.y[claimed]

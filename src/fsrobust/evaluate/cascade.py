@@ -40,6 +40,7 @@ class Task:
     view: View | None = None
     surrogates: Mapping[str, Query] = field(default_factory=dict)
     say: Say = lambda _text: None
+    draws: int = 1
 
     def part(self, stage: Stage, rows: Tensor) -> Search:
         """Run a stage on some samples."""
@@ -53,6 +54,7 @@ class Task:
             seed=derive(stage_seed(self.seed), stage.surrogate) if stage.surrogate else stage_seed(self.seed),
             view=self.view,
             surrogate=self.surrogates[stage.surrogate] if stage.surrogate else None,
+            draws=self.draws,
         )
 
 

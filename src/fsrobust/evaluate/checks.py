@@ -271,7 +271,7 @@ CHECKS: Final[dict[str, Check]] = {
     "classes": Check(check_classes, "use data and labels that the model was trained for"),
     "logits": Check(check_scores, "leave the softmax out; losses and attacks apply it themselves"),
     "determinism": Check(
-        check_determinism, "switch the noise off in eval mode, or evaluate with EOT attacks"
+        check_determinism, "switch the noise off in eval mode, or evaluate with autoattack-rand"
     ),
     "batch": Check(check_batch, "use running statistics in eval mode; no normalisation across samples"),
     "constant": Check(check_constant, "check that the weights were loaded and that the input is used"),

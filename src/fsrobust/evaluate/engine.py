@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fsrobust.attacks import Attack, Ball, Cascade, Search, search
-from fsrobust.attacks.base import check_samples
+from fsrobust.attacks.base import check_samples, drawing, draws_of
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
@@ -80,7 +80,8 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
         check_samples(model, x, y, ids)
     surrogates = surrogates_of(model)
     chosen = {name: find_attack(name, ball, model) for name in attacks}
-    natural = predict_all(model, x, batch=batch) == y.cpu().numpy()
+    draws = max((draws_of(attack) for attack in chosen.values()), default=1)
+    natural = predict_all(model, x, batch=batch, draws=draws, seed=seed) == y.cpu().numpy()
     searching = choose_precision(model, x[:PILOTS], y[:PILOTS], precision)
     found = {
         name: run_attack(
@@ -108,14 +109,19 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
     )
 
 
-def predict_all(model: nn.Module, x: Images, *, batch: int | None = None) -> NDArray[np.int64]:
-    """Return the classes predicted for clean images, in IEEE float32."""
+def predict_all(
+    model: nn.Module, x: Images, *, batch: int | None = None, draws: int = 1, seed: int = 0
+) -> NDArray[np.int64]:
+    """Return the classes predicted for images, in IEEE float32: by the mean of so many ``draws`` of a random model."""
     if len(x) == 0:
         raise InputError("Expected at least one sample to evaluate, but got none")
     with under_attack(model), ieee_fp32():
-        probe = Probe(model)
+        probe = Probe(model, draws=draws)
         size = batch or choose_batch(model, x)
-        classes = [done for _, done in in_batches(lambda part: predict(probe, x[part].clone()), len(x), size)]
+        with drawing(draws, seed, x.device):
+            classes = [
+                done for _, done in in_batches(lambda part: predict(probe, x[part].clone()), len(x), size)
+            ]
     return _numpy(torch.cat(classes))
 
 
@@ -143,7 +149,7 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     batch, ids = batch or choose_batch(model, x), ids.to(x.device)
     if isinstance(attack, Cascade):
         silent: Say = lambda _text: None  # noqa: E731 - a value, not a name
-        task = Task(model, x, y, ids, seed, batch, view, surrogates or {}, say or silent)
+        task = Task(model, x, y, ids, seed, batch, view, surrogates or {}, say or silent, attack.draws)
         return _attack_in_stages(attack, task, name, progress, Journal(journal))
     started = time.perf_counter()
     found: list[Search] = []
@@ -177,7 +183,8 @@ def _attack_in_stages(
 ) -> AttackResult:
     """Run a cascade; the image that counts is the one that fooled, the clean one where none did."""
     n = len(task.x)
-    predicted, classes = predict_all(task.model, task.x, batch=task.batch), _classes(task)
+    classes = _classes(task)
+    predicted = _predict(task, task.x)
 
     def tell(share: float) -> None:
         if progress is not None:
@@ -196,7 +203,7 @@ def _attack_in_stages(
         attacked=np.ones(n, bool),
         fooled_last=fooled,
         fooled_any=fooled,
-        predicted=predict_all(task.model, standing.images.to(task.x), batch=task.batch),
+        predicted=_predict(task, standing.images.to(task.x)),
         path=[],
         forwards=sum(cost.forwards for cost in standing.costs) + n,
         backwards=sum(cost.backwards for cost in standing.costs),
@@ -205,6 +212,10 @@ def _attack_in_stages(
         images=standing.images,
         standing=standing,
     )
+
+
+def _predict(task: Task, x: Images) -> NDArray[np.int64]:
+    return predict_all(task.model, x, batch=task.batch, draws=task.draws, seed=task.seed)
 
 
 def _classes(task: Task) -> int:

@@ -182,7 +182,8 @@ def describe_attack(attack: Attack) -> dict[str, object]:
             {"name": stage.name, "surrogate": stage.surrogate, **_settings(stage.attack)}
             for stage in attack.stages
         ]
-        return {"type": "Cascade", **ball, "stages": stages}
+        repeated = {"draws": attack.draws} if attack.draws > 1 else {}
+        return {"type": "Cascade", **ball, **repeated, "stages": stages}
     return {**_settings(attack), **ball}
 
 

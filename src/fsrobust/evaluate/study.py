@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fsrobust.attacks import SCORE_BASED
+from fsrobust.attacks.base import draws_of
 from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
 from fsrobust.data.batches import pixels
@@ -139,10 +140,12 @@ class _Work:
         """What adaptive attacks climb, made once."""
         return surrogates_of(self.model)
 
-    @functools.cached_property
-    def natural(self) -> NDArray[np.int64]:
-        """The classes predicted for clean images: once, and only if some attack has to run."""
-        return predict_all(self.model, pixels(self.data.images), batch=self.batch)
+    @functools.cache  # noqa: B019 - lives as long as the study's work
+    def natural(self, draws: int) -> NDArray[np.int64]:
+        """Return the classes predicted for clean images: once, and only if some attack has to run."""
+        return predict_all(
+            self.model, pixels(self.data.images), batch=self.batch, draws=draws, seed=self.study.seed
+        )
 
     def run(self, name: str, shard: Shard) -> AttackResult:
         """Run an attack on a shard of the samples, or the rest of one that was killed."""
@@ -196,7 +199,8 @@ class _Work:
             self._keep_images(result, folder)
         if not self.study.has(key):
             content = {"name": label(name, self.study), "attack": _description(self.study, name)}
-            what = (result, self.data, self.natural)
+            draws = draws_of(find_attack(name, self.study.ball, self.model))
+            what = (result, self.data, self.natural(draws))
             arrays = {"samples": verdicts(*what), "gallery": gallery(*what)}
             self.study.write(key, "attack", {**content, **accuracies(*what)}, arrays)
         remove_parts(folder)
