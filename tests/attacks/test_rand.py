@@ -89,7 +89,7 @@ def test_draws_of_what_is_not_random_change_nothing(robust_net: tuple[nn.Module,
 
 
 def test_a_lucky_draw_is_no_verdict(robust_net: tuple[nn.Module, Tensor, Tensor]) -> None:
-    """Thirty looks at a network that errs at random fool nearly every sample; by the mean of its answers none is fooled."""
+    """Thirty looks at a network that errs at random fool nearly all samples; the mean of its answers none."""
     model, x, y = robust_net
     with torch.no_grad():
         right = model(x).argmax(1) == y

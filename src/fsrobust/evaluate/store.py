@@ -1,7 +1,7 @@
 """Records of evaluations: ``eval/KEY/`` per attack, never changed once written, found again by their key."""
 
 import datetime
-import re
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from torch import nn
 
 from fsrobust.attacks import Attack, Ball, Cascade
 from fsrobust.data import Dataset
+from fsrobust.evaluate.identity import identify
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Precision
-from fsrobust.plugin import config_of
 from fsrobust.records import (
     FORMAT,
     digest,
@@ -39,23 +39,8 @@ class Subject:
     checkpoint: str | None = None
 
     def identity(self) -> dict[str, object]:
-        """Return what makes this model this model: every weight, and what is not a weight."""
-        config = config_of(self.model)
-        # a foreign network's settings are in its repr, which may hold addresses of this process
-        made = asdict(config) if config else re.sub(r" at 0x[0-9a-f]+", "", repr(self.model))
-        return {"weights_sha256": weights_sha256(self.model), "model": made}
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the fingerprint of every tensor of a model's state, name and bits."""
-    return digest(
-        *(
-            part
-            for name, value in model.state_dict().items()
-            for part in (name.encode(), memoryview(value.detach().cpu().contiguous().numpy()).cast("B"))
-            if len(part)
-        )
-    )
+        """Return what makes this model this model, as JSON values."""
+        return identify(self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +75,19 @@ class Study:
 
     def key(self, kind: str, what: object) -> str:
         """Return the name of a record: a digest of all that its numbers depend on."""
-        return digest_of({**self._basis(), "kind": kind, "what": what})[:20]
+        return digest_of({**self._basis, "kind": kind, "what": what})[:20]
 
+    @functools.cached_property
+    def _identity(self) -> dict[str, object]:
+        """The subject's, taken once: a network may count its calls in an attribute."""
+        return self.subject.identity()
+
+    @functools.cached_property
     def _basis(self) -> dict[str, object]:
+        """What all keys are made of."""
         return {
             "format": FORMAT,
-            **self.subject.identity(),
+            **self._identity,
             "ball": describe_ball(self.ball),
             "data": self.data.sha256,
             "ids": digest(self.data.ids.cpu().numpy().tobytes()),
@@ -129,7 +121,7 @@ class Study:
             "ball": describe_ball(self.ball),
             "source": self.subject.source,
             "checkpoint": self.subject.checkpoint,
-            **self.subject.identity(),
+            **self._identity,
             "data": {
                 "name": self.data.name,
                 "split": self.data.split,

@@ -10,7 +10,7 @@ from torch import nn
 
 from fsrobust.config import Init, Run
 from fsrobust.data import Source, open_dataset
-from fsrobust.evaluate.store import weights_sha256
+from fsrobust.evaluate.identity import weights_sha256
 from fsrobust.models import MODELS, ModelConfig
 from fsrobust.plugin import Guarded, build
 from fsrobust.recipes.networks import Network, attach_configured, check_answers, find_network
