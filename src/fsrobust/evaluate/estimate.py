@@ -8,7 +8,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from fsrobust.attacks import SUITES, Attack, Ball, Cascade, perturb
+from fsrobust.attacks import APGD, FAB, SUITES, Attack, Ball, Cascade, NAttack, Square, perturb
 from fsrobust.attacks.probe import under_attack
 from fsrobust.data import Dataset
 from fsrobust.data.batches import pixels
@@ -24,6 +24,10 @@ from fsrobust.types import Images, InputError, Labels
 _CALIBRATING: Final = ("fgsm", "pgd10")
 """The first warms up; the second asks for ten gradients, and for nothing else."""
 _GRADIENTS: Final = 10
+_WITHSTANDING: Final = "pgd10"
+"""Whom this one does not fool, hardly any attack fools: they pay for everything."""
+_QUICKLY: Final = 0.1
+"""Share of its cost that an attack takes for a sample which it fools: most fall within its first steps."""
 _VERDICTS: Final = 2
 """Forward passes after a search: on the last image, and on the one that fooled."""
 
@@ -54,10 +58,27 @@ def count_queries(attack: Attack, x: Images, *, classes: int) -> Queries:
             (stage, count_queries(stage.attack, x, classes=classes)) for stage in attack.applicable(classes)
         ]
         judged = sum(q.forwards + q.gradients for stage, q in each if stage.surrogate)
-        return Queries(sum(q.forwards for _, q in each) + judged, sum(q.gradients for _, q in each))
+        forwards, gradients = sum(q.forwards for _, q in each) + judged, sum(q.gradients for _, q in each)
+        return Queries(attack.draws * forwards, attack.draws * gradients)
     fort = _Fort(classes, x[0].numel())
     perturb(attack, fort, x.cpu(), torch.zeros(1, dtype=torch.int64))
     return Queries(fort.forwards - 1, fort.gradients)  # one forward pass looks whether the labels fit
+
+
+def expected_share(attack: Attack, standing: float) -> float:
+    """Return the share of its full cost that an attack takes where it leaves a share ``standing`` of the samples.
+
+    An attack that lets fooled samples go spends itself on those that stand; of a cascade the others see one stage.
+
+    >>> from fsrobust.attacks import Linf, make_attack
+    >>> expected_share(make_attack("pgd20", Linf(0.1)), 0.5), expected_share(make_attack("square", Linf(0.1)), 0.5)
+    (1.0, 0.55)
+    """
+    if isinstance(attack, Cascade):
+        return standing + (1 - standing) * _QUICKLY / len(attack.stages)
+    if isinstance(attack, APGD | FAB | Square | NAttack):
+        return standing + (1 - standing) * _QUICKLY
+    return 1.0
 
 
 class _Fort(nn.Module):
@@ -91,8 +112,8 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
 ) -> Estimate:
     """Return what ``evaluate`` on these images would cost, where model and images are.
 
-    Scores and gradients are timed on a batch of the real size. Of an attack that stops at fooled samples it is
-    the most it can cost, reached by a model that none is fooled of.
+    Scores and gradients are timed on a batch of the real size. How many of it a short attack leaves standing says what
+    attacks that let fooled samples go will cost.
 
     Raises:
         InputError: what ``evaluate`` refuses.
@@ -105,7 +126,8 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
     classes, n = price.classes, len(x)
     parts = {"natural": n * price.verdict}
     for name, attack in chosen.items():
-        parts[name] = n * price.of(count_queries(attack, x[:1], classes=classes))
+        share = expected_share(attack, price.standing)
+        parts[name] = n * share * price.of(count_queries(attack, x[:1], classes=classes))
     if curve_samples:
         few = min(curve_samples, n)
         if few < size:  # fewer at once cost more each
@@ -117,12 +139,13 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
 
 @dataclass(frozen=True)
 class _Price:
-    """Seconds per sample: of a verdict, of scores and of a gradient in a search."""
+    """Seconds per sample: of a verdict, of scores and of a gradient in a search; the share that an attack left."""
 
     verdict: float
     scores: float
     gradient: float
     classes: int
+    standing: float
 
     def of(self, queries: Queries) -> float:
         """Return the seconds per sample of an attack."""
@@ -139,21 +162,22 @@ def _price(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precis
 
     natural()
     verdict = mean_seconds(natural, device, share=0.1) / n
-    gradient = (_climb(model, x, y, ball, precision) / n - _VERDICTS * verdict) / _GRADIENTS
+    seconds, standing = _climb(model, x, y, ball, precision)
+    gradient = (seconds / n - _VERDICTS * verdict) / _GRADIENTS
     view = choose_precision(model, x[:PILOTS], y[:PILOTS], precision).view
     with under_attack(model), torch.no_grad():
         classes = int(model(x[:1].clone()).shape[1])
         if view is not None:
             view(x)
         scores = verdict if view is None else mean_seconds(lambda: view(x), device, share=0.1) / n
-    return _Price(verdict, scores, max(gradient, verdict), classes)
+    return _Price(verdict, scores, max(gradient, verdict), classes, standing)
 
 
-def _climb(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precision) -> float:
-    """Return the mean seconds that the second of the calibrating attacks takes on the batch."""
+def _climb(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precision) -> tuple[float, float]:
+    """Return the mean seconds that the second of the calibrating attacks takes on the batch, and whom it leaves."""
     seconds, ends = 0.0, list[float]()
     while seconds < ENOUGH / 2:
-        evaluate(
+        outcome = evaluate(
             model,
             x,
             y,
@@ -164,7 +188,7 @@ def _climb(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precis
             progress=lambda _name, _done, _total: ends.append(time.perf_counter()),
         )
         seconds += ends[-1] - ends[-2]
-    return seconds / (len(ends) // 2)
+    return seconds / (len(ends) // 2), outcome.strict(_WITHSTANDING)
 
 
 def estimate(  # noqa: PLR0913 - the public entry: what fit or evaluate would be given

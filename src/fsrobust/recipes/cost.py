@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import torch
 
-from fsrobust.attacks import PGD, make_attack
+from fsrobust.attacks import make_attack
 from fsrobust.config import Run
 from fsrobust.data import DATASETS
 from fsrobust.evaluate import read_records
 from fsrobust.evaluate.curves import STEPS, radii
+from fsrobust.evaluate.estimate import expected_share
 from fsrobust.plugin import build
 from fsrobust.recipes.plan import Cell
 from fsrobust.recipes.start import initial_model
@@ -27,8 +28,10 @@ _SAMPLES: Final = {
     "tiny-imagenet": (100_000, 10_000),
 }
 """Training and test images of the official sets, which a plan need not have on disk."""
-_AUTOATTACK: Final = 4_850
-"""Gradients an image that no attack fools: 9,700 forward passes, two to a gradient."""
+_STANDING: Final = 0.5
+"""Share of the samples that a trained network is expected to withstand an attack on, before any has been seen."""
+_PASSES: Final = 2
+"""Passes of a gradient, forward and back."""
 _LEARN: Final = {"natural": 1.5, "at": 1.5, "trades": 3.5, "mart": 3.0}
 """A step's losses: a forward and a full backward pass are three passes; TRADES and MART have two of either."""
 
@@ -73,7 +76,7 @@ def attack_work(cell: Cell, name: str) -> float:
         return cell.curve * STEPS
     wanted, there = cell.attacks[name], _counts(cell)[1]
     attack = make_attack(name, cell.run.evaluation.make())
-    each = attack.steps * attack.restarts if isinstance(attack, PGD) else _AUTOATTACK
+    each = attack.cost / _PASSES * expected_share(attack, _STANDING)
     return (there if wanted is None else min(wanted, there)) * each
 
 
