@@ -10,7 +10,6 @@ import torch
 from fsrobust.recipes.budget import Budget, Estimate, draw_up
 from fsrobust.recipes.cost import (
     Rates,
-    Work,
     attack_work,
     calibrate,
     disk,
@@ -48,8 +47,9 @@ class Watching(Listener):
 
 
 def test_work_is_counted_in_gradients(tmp_path: Path) -> None:
-    """CIFAR-10 at full size, by hand: 50,000 × (10 + 1.5) and 1,000 × 11 an epoch; 151 an image, and
-    4,850 where AutoAttack leaves it standing, as half are expected to be.
+    """CIFAR-10 at full size, by hand: 50,000 × (10 + 1.5) and 1,000 × 11 an epoch; 151 an image.
+
+    AutoAttack takes 4,850 where it leaves an image standing, as it is expected to leave half.
     """
     at = cell(tmp_path)
     assert epoch_work(at) == 50_000 * 11.5 + 1_000 * 11
