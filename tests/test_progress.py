@@ -40,17 +40,21 @@ def test_durations_are_shown_in_the_unit_that_fits(seconds: float, text: str) ->
         ("0.5s", 0.5),
         ("25m", 1500),
         ("1h30m", 5400),
+        ("1h30", 5400),  # as people say it
+        ("1m30", 90),
         ("2h", 7200),
         ("1h2m3s", 3723),
         (" 5m ", 300),
     ],
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
-    """Hours, minutes and seconds add up; a bare number is seconds."""
+    """Hours, minutes and seconds add up; a bare number is seconds, after hours minutes."""
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", " ", "soon", "-5m", "5 m", "m", "1.5h", "30m1h", "10x", "1e3", "5mm"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "soon", "-5m", "5 m", "m", "1.5h", "30m1h", "10x", "1e3", "5mm", "٣m", "9" * 400]
+)
 def test_what_is_no_duration_is_refused(text: str) -> None:
     """Anything else is refused, and shown in the message."""
     with pytest.raises(InputError, match=r"duration such as 90s, 25m or 1h30m") as refused:

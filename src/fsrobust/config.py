@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -35,7 +36,7 @@ def parse_fraction(value: str | float) -> float:
         if len(below) > 1:
             raise ValueError("two fractions at once")
         return float(above / below[0] if below else above)
-    except (ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f'Expected a number such as 8/255 or 0.03, but got "{value}"') from error
 
 
@@ -170,11 +171,14 @@ def override(run: Run, settings: Iterable[str]) -> Run:
         InputError: no such key (the nearest is named), or a value of the wrong kind.
     """
     before = run
+    settings = list(settings)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f'Expected a setting as KEY=VALUE, but got "{setting}"')
         run = _replace(run, path.strip(), path.strip().split("."), text.strip())
+    if settings:
+        run.evaluation.make()  # said now, not when the run is evaluated
     unchanged = (
         dataclasses.replace(run, train=dataclasses.replace(run.train, seed=before.train.seed)) == before
     )
@@ -202,15 +206,28 @@ def _replace(value: Any, path: str, keys: list[str], text: str) -> Any:
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise InputError(f'"{path}={text}" is not usable: {reason}') from error
-    return dataclasses.replace(value, **{key: parsed})
+    changed = dataclasses.replace(value, **{key: parsed})  # which refuses with better words
+    _check_finite(f"{path}={text}", parsed)
+    return changed
+
+
+def _check_finite(setting: str, parsed: Any) -> None:
+    """Refuse numbers that no file can hold, at any depth."""
+    for part in parsed if isinstance(parsed, tuple) else (parsed,):
+        if isinstance(part, tuple):
+            _check_finite(setting, part)
+        elif isinstance(part, float) and not math.isfinite(part):
+            raise InputError(f'"{setting}" is not usable: Expected a finite number')
 
 
 def _literal(text: str, hint: Any) -> Any:
     """Return a setting's text as JSON where it is JSON, as a list where one is due, else as it stands."""
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = text
+    if isinstance(parsed, bool) and hint is not bool:
+        return text  # true is no number
     if parsed == "none":
         return None if type(None) in get_args(hint) else [] if get_origin(hint) is tuple else parsed
     if get_origin(hint) is tuple and not isinstance(parsed, list):

@@ -162,15 +162,19 @@ def epoch_line(row: Mapping[str, Any], epochs: int) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Return seconds from "90", "90s", "25m" or "1h30m".
+    """Return seconds from "90", "90s", "25m" or "1h30m"; "1h30" is an hour and a half, as a person says it.
 
-    >>> parse_duration("1h30m"), parse_duration("25m"), parse_duration("90")
-    (5400.0, 1500.0, 90.0)
+    >>> parse_duration("1h30m"), parse_duration("1h30"), parse_duration("25m"), parse_duration("90")
+    (5400.0, 5400.0, 1500.0, 90.0)
 
     Raises:
         InputError: anything else.
     """
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    plain = text.strip()
+    match = re.fullmatch(
+        r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9}(?:\.[0-9]+)?)s?)?",
+        f"{plain}m" if re.fullmatch("[0-9]+h[0-9]+", plain) else plain,
+    )
     if not match or not any(match.groups()):
         raise InputError(f'Expected a duration such as 90s, 25m or 1h30m, but got "{text}"')
     hours, minutes, seconds = (float(group or 0) for group in match.groups())

@@ -4,6 +4,7 @@ Every file is written beside its place, flushed, and renamed into it, so that a 
 the new one, whatever happens in between.
 """
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import numpy as np
 import torch
@@ -32,39 +33,69 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.is_dir():  # a rename onto it would name the partial file, which nobody knows
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # a full disk names no file
         raise
 
 
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON object that carries its format."""
-    text = json.dumps({"format": FORMAT, **content}, indent=1, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, content: Mapping[str, object], *, sealed: bool = False) -> None:
+    """Write a JSON object that carries its format and, if ``sealed``, the digest of the rest."""
+    content = {"format": FORMAT, **content}
+    seal = {"sha256": digest_of(content)} if sealed else {}
+    text = json.dumps({**content, **seal}, indent=1, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object that ``write_json`` wrote.
+    """Return a JSON object that ``write_json`` wrote; its seal is checked if it has one.
 
     Raises:
-        InputError: no such file, not JSON, or of a format this version does not know.
+        InputError: no such file, not JSON, of a format this version does not know, or not what was sealed.
     """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f'Expected a file "{path}", but there is none') from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f'"{path}" is damaged: it is not JSON ({error})') from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise InputError(f'Expected "{path}" to be of format {FORMAT}, but got {found}')
+    seal = content.pop("sha256", None)
+    if seal is not None and seal != digest_of(content):
+        raise InputError(f'"{path}" is damaged: it does not match its checksum')
     return content
+
+
+_CONFIG: Final = {"data": ("name", "sha256"), "evaluation": ("norm", "eps"), "model": (), "train": ()}
+"""Parts of a configuration that others read, and those of their values that are texts."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a run's configuration, whose parts are objects and whose names are texts.
+
+    Raises:
+        InputError: as ``read_json``; or it is not shaped like one.
+    """
+    file = folder / "config.json"
+    config = read_json(file)
+    for name, texts in _CONFIG.items():
+        part = config.get(name)
+        if part is None:
+            continue
+        if not isinstance(part, dict) or not all(isinstance(part.get(key), str) for key in texts):
+            raise InputError(f'"{file}" is damaged: "{name}" is not what a run writes there')
+    return config
 
 
 def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
@@ -84,12 +115,13 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         # opened here: numpy leaves a file that it cannot read open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
+        version = int(arrays.pop("format", np.array(0)))
     except FileNotFoundError as error:
         raise InputError(f'Expected a file "{path}", but there is none') from error
     except Exception as error:  # zip, zlib and numpy each have their own ways to say "damaged"
         raise InputError(f'"{path}" is damaged: {error}') from error
-    if int(arrays.pop("format", np.array(0))) != FORMAT:
-        raise InputError(f'Expected "{path}" to be of format {FORMAT}')
+    if version != FORMAT:
+        raise InputError(f'Expected "{path}" to be of format {FORMAT}, but got {version}')
     return arrays
 
 
@@ -124,20 +156,23 @@ class Metrics:
             os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the complete lines; a torn last line, as a kill leaves it, is passed over."""
+        """Return the lines up to the first that is torn, as a kill leaves the last, or damaged."""
         if not self.path.exists():
             return []
-        rows = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        rows: list[dict[str, Any]] = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                break
+            rows.append(row)
         return rows
 
-    def truncate(self, count: int) -> None:
-        """Keep the first ``count`` rows: those that a checkpoint knows of."""
-        kept = self.rows()[:count]
+    def truncate(self, epochs: int) -> None:
+        """Keep the rows of the first so many epochs: those that a checkpoint knows of."""
+        kept = [row for row in self.rows() if row["epoch"] <= epochs]
         write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
@@ -146,10 +181,9 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold a directory for this process; the kernel lets go when the process ends, however it ends.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or it cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a") as file:
+    with _opened_lock(directory) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -157,6 +191,16 @@ def locked(directory: Path) -> Iterator[None]:
                 f'"{directory}" is in use by another process; wait for it or choose another --out'
             ) from error
         yield
+
+
+def _opened_lock(directory: Path) -> TextIO:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return (directory / "lock").open("a")
+    except OSError as error:
+        raise InputError(
+            f'Expected to write in "{directory}", but got: {error.strerror}; choose another --out'
+        ) from error
 
 
 def package_version() -> str:

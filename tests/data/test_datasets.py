@@ -150,7 +150,7 @@ def test_image_size_is_for_folders(tmp_path: Path) -> None:
     """Where it would be ignored it is refused; below one pixel, too."""
     with pytest.raises(InputError, match="resized to 64 pixels, but got digits"):
         load_dataset("digits", "train", image_size=64)
-    with pytest.raises(InputError, match="at least 1 pixel, but got 0"):
+    with pytest.raises(InputError, match="1 to 4096 pixels, but got 0"):
         load_dataset(f"folder:{tmp_path}", "train", image_size=0)
 
 

@@ -267,16 +267,6 @@ def test_records_that_do_not_belong_together_are_refused(tmp_path: Path) -> None
             read_outcome(tmp_path, [records["fgsm"], records[other]])
 
 
-def test_damaged_records_are_refused(tmp_path: Path) -> None:
-    """A torn record is named, not skipped and not run over."""
-    carry_out(plan(tmp_path), ["fgsm"])
-    (key,) = [r["key"] for r in read_records(tmp_path) if r["kind"] == "attack"]
-    samples = tmp_path / "eval" / key / "samples.npz"
-    samples.write_bytes(samples.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"samples\.npz.* is damaged"):
-        carry_out(plan(tmp_path), ["fgsm"])
-
-
 def test_the_sentence_before_the_work_says_what_is_judged(tmp_path: Path) -> None:
     """Model, checkpoint, samples, seed, data, norm and eps are said before anything runs."""
     said = replace(plan(tmp_path, eps=8 / 255), seed=5).announce()

@@ -1,8 +1,9 @@
 """The command line: options in, one call, a sentence or a table out. It decides nothing itself."""
 
+import errno
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -10,7 +11,18 @@ from fsrobust.cli import inspect
 from fsrobust.cli.data import data_app
 from fsrobust.cli.diagnose import diagnose
 from fsrobust.cli.evaluate import evaluate
-from fsrobust.cli.options import DataName, DataRoot, Device, ImageSize, Json, Seed, console, print_json
+from fsrobust.cli.options import (
+    DataName,
+    DataRoot,
+    Device,
+    ImageSize,
+    Json,
+    Seed,
+    console,
+    out_file,
+    out_folder,
+    print_json,
+)
 from fsrobust.cli.reproduce import reproduce
 from fsrobust.types import InputError
 
@@ -36,7 +48,7 @@ app.command()(inspect.estimate)
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the three runs and the report go.")] = Path("runs/demo"),
+    out: Annotated[Path, out_folder("Where the three runs and the report go.")] = Path("runs/demo"),
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +77,7 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a setting: train.epochs=30")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run directory; runs/RECIPE-sSEED by default.")] = None,
+    out: Annotated[Path | None, out_folder("The run directory; runs/RECIPE-sSEED by default.")] = None,
     data: DataName = None,
     data_root: DataRoot = None,
     init: Annotated[
@@ -100,7 +112,7 @@ def train(
     start.refuse_clashes(settings or [], init=init, attach=attach or [], engine=engine)
     engine_setting = [f"train.engine={engine}"] if engine else []
     run = override(find(recipe), [*(settings or []), *engine_setting])
-    limit = parse_duration(time_limit) if time_limit else None
+    limit = parse_duration(time_limit) if time_limit is not None else None
     folder, where = out or default_folder(run), execute.pick_device(device)
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         begun = start.prepare(
@@ -138,9 +150,7 @@ def train(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories, side by side.")],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="The page; RUN/report.html by default.")
-    ] = None,
+    out: Annotated[Path | None, out_file("The page; RUN/report.html by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write one self-contained HTML page from the records of one or more runs."""
@@ -180,19 +190,47 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except UsageError as error:
         # help, as shown for a bare command, is an error without a message
         return _fail(error.format_message(), 2) if str(error) else 2
-    except InputError as error:
-        if debug:
-            raise
-        return _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("Interrupted", 1)
-    except Exception as error:  # the last resort: a sentence for users, the traceback for us
+    except Exception as error:
         if debug:
             raise
-        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+        return _fail(*_explained(error))
     return code if isinstance(code, int) else 0
 
 
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNUSABLE: Final = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+)
+"""What is wrong with a path that somebody named; anything else is the machine's failure."""
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """Return a sentence for users, and the exit code; --debug has the traceback for us."""
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, OSError):
+        return _of_the_disk(error)
+    if isinstance(error, MemoryError):
+        return "Memory ran out; what is on disk is whole. Fewer or smaller images may fit", 1
+    return f"{type(error).__name__}: {error} (--debug shows where)", 1
+
+
+def _of_the_disk(error: OSError) -> tuple[str, int]:
+    """Return a sentence on what a file system refused, and the exit code."""
+    what = error.strerror or str(error)
+    where = f'"{error.filename}": {what}' if error.filename else what
+    if error.errno in _FULL:
+        return f"Could not write {where}; nothing before it is lost. Make room and run the same again", 1
+    if error.errno in _UNUSABLE:
+        return f"Cannot use {where}; choose another place", 2
+    return f"Could not read or write {where}; what was written before is whole", 1
+
+
 def _fail(sentence: str, code: int) -> int:
-    typer.echo(f"fsrobust: {sentence}", err=True)
+    """Say what went wrong, in one line, whatever a file or a library put into it."""
+    plain = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in sentence)
+    typer.echo(f"fsrobust: {' '.join(plain.split())}", err=True)
     return code

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from fsrobust.cli.options import DataName, DataRoot, Device, ImageSize, Json, Seed, console, print_json
+from fsrobust.cli.options import (
+    DataName,
+    DataRoot,
+    Device,
+    ImageSize,
+    Json,
+    Seed,
+    console,
+    out_folder,
+    print_json,
+)
 
 
 def diagnose(
@@ -21,9 +31,7 @@ def diagnose(
         int | None, typer.Option(min=1, help="Samples attacked at once; found by itself.")
     ] = None,
     seed: Seed = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Where the record goes; the run itself by default.")
-    ] = None,
+    out: Annotated[Path | None, out_folder("Where the record goes; the run itself by default.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from fsrobust.cli.options import DataName, DataRoot, Device, ImageSize, Json, Seed, console, print_json
+from fsrobust.cli.options import (
+    DataName,
+    DataRoot,
+    Device,
+    ImageSize,
+    Json,
+    Seed,
+    console,
+    out_folder,
+    print_json,
+)
 
 
 def evaluate(
@@ -43,7 +53,7 @@ def evaluate(
     save_images: Annotated[
         bool, typer.Option("--save-images", help="Keep the attacked images, float32, as adversarial.npz.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Where records go; the run itself by default.")] = None,
+    out: Annotated[Path | None, out_folder("Where records go; the run itself by default.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +66,7 @@ def evaluate(
     from fsrobust.recipes.sharding import Sharded, share_out
     from fsrobust.report import comparison_table
 
-    names = execute.expand_attacks(attacks) if attacks else None
+    names = execute.expand_attacks(attacks) if attacks is not None else None
     plan = {
         "data": data,
         "root": data_root,

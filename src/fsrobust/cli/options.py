@@ -1,11 +1,14 @@
 """Options and outputs that commands share."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from fsrobust.types import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 DataRoot = Annotated[
@@ -22,6 +25,43 @@ ImageSize = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the first GPU if there is one.")]
 Seed = Annotated[int, typer.Option(help="What all noise and the choice of samples depend on.")]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuse a place where nothing can be written, before anything is read or computed."""
+    if path is None:
+        return None
+    there = next(parent for parent in (path, *path.absolute().parents) if os.path.lexists(parent))
+    why = None
+    if there != path and not there.is_dir():
+        why = f'"{there}" is a file'
+    elif not os.access(there, os.W_OK):
+        why = f'"{there}" may not be written'
+    if why:
+        raise InputError(f'Expected a place to write for --out, but got "{path}": {why}; choose another')
+    return path
+
+
+def _writable_folder(path: Path | None) -> Path | None:
+    if path is not None and path.exists() and not path.is_dir():
+        raise InputError(f'Expected a folder for --out, but got the file "{path}"; choose another')
+    return _writable(path)
+
+
+def _writable_file(path: Path | None) -> Path | None:
+    if path is not None and path.is_dir():
+        raise InputError(f'Expected a file for --out, but got the folder "{path}"; name a file in it')
+    return _writable(path)
+
+
+def out_folder(text: str) -> Any:
+    """Return the option --out of a command that writes a folder."""
+    return typer.Option("--out", callback=_writable_folder, help=text)
+
+
+def out_file(text: str) -> Any:
+    """Return the option --out of a command that writes a file."""
+    return typer.Option("-o", "--out", callback=_writable_file, help=text)
 
 
 def console(*, quiet: bool) -> Console:

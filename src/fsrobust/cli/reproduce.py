@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fsrobust.cli.options import DataRoot, Device, Json, console, print_json
+from fsrobust.cli.options import DataRoot, Device, Json, console, out_folder, print_json
 
 
 def reproduce(
@@ -19,7 +19,7 @@ def reproduce(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Where runs, records and tables go.")] = Path("runs/reproduce"),
+    out: Annotated[Path, out_folder("Where runs, records and tables go.")] = Path("runs/reproduce"),
     time_limit: Annotated[str | None, typer.Option(help="Stop after 90s, 25m, 1h30m.")] = None,
     ray: Annotated[
         str | None, typer.Option(help='Make cells on a Ray cluster: its HOST:PORT, "auto", or "local".')
@@ -45,7 +45,7 @@ def reproduce(
 
     chosen = paper_table(table)
     names = [row.strip() for row in rows.split(",") if row.strip()] if rows else None
-    limit = parse_duration(time_limit) if time_limit else None
+    limit = parse_duration(time_limit) if time_limit is not None else None
     place = Place(data_root, pick_device(device), None if limit is None else time.time() + limit)
     cells = plan(chosen, scale=scale, out=out, rows=names, seeds=seeds)  # type: ignore[arg-type]  # checked there
     budget = draw_up(cells, place.device, limit=limit)

@@ -148,6 +148,10 @@ def load_dataset(
     )
 
 
+_LARGEST = 4096
+"""Pixels a side that images may be resized to: one of them takes 50 MB."""
+
+
 def _read(name: str, split: Split, root: Path | None, image_size: int | None) -> Samples:
     kind, _, path = name.partition(":")
     check_resizable(name, image_size)
@@ -171,8 +175,8 @@ def check_resizable(name: str, image_size: int | None) -> None:
             f"Expected folder:PATH as data to be resized to {image_size} pixels, "
             f"but got {name}; leave out --image-size {image_size}"
         )
-    if image_size < 1:
-        raise InputError(f"Expected an image size of at least 1 pixel, but got {image_size}")
+    if not 1 <= image_size <= _LARGEST:
+        raise InputError(f"Expected an image size of 1 to {_LARGEST} pixels, but got {image_size}")
 
 
 @runtime_checkable

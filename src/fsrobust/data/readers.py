@@ -66,7 +66,9 @@ def read_npz(file: Path, split: Split) -> Samples:
     Raises:
         InputError: An array is missing, or is not what its name says.
     """
-    if not zipfile.is_zipfile(file):
+    with reading(file, "a numpy .npz file"):
+        is_zip = zipfile.is_zipfile(file)
+    if not is_zip:
         got = "something else" if file.is_file() else "no such file"
         raise InputError(f"Expected a numpy .npz file at {file}, but got {got}; use numpy.savez")
     with (

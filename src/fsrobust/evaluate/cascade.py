@@ -133,13 +133,23 @@ class Journal:
     _written: float = field(default_factory=time.monotonic)
     _took: float = 0.0
 
-    def read(self, x: Images) -> Standing | None:
-        """Return where a killed run was, None if it had not got anywhere."""
+    def read(self, x: Images, say: Say) -> Standing | None:
+        """Return where a killed run was, None if it had not got anywhere; of a damaged journal, that is said."""
         if self.file is None or not self.file.is_file():
             return None
-        arrays = read_npz(self.file)
+        try:
+            return self._standing(read_npz(self.file), x)
+        except (InputError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            why = str(error) if isinstance(error, InputError) else f'"{self.file}" is damaged'
+            say(f"{why}; the attack starts anew")
+            return None
+
+    @staticmethod
+    def _standing(arrays: Mapping[str, NDArray[Any]], x: Images) -> Standing:
         images = x.cpu().clone()
         fooled_by = arrays["fooled_by"]
+        if fooled_by.shape != (len(x),) or fooled_by.dtype != np.int16:
+            raise ValueError("verdicts of other samples")
         images[torch.from_numpy(fooled_by > 0)] = torch.from_numpy(arrays["images"]).to(images)
         costs = [
             StageCost.of(str(name), counts)
@@ -186,7 +196,7 @@ def run_cascade(
         raise InputError(
             f"Expected the surrogates {sorted(map(str, missing))}, but the model offers none such"
         )
-    standing = journal.read(task.x) or Standing(
+    standing = journal.read(task.x, task.say) or Standing(
         np.where(natural, STANDING, 0).astype(np.int16), task.x.cpu().clone()
     )
     shares = np.cumsum([0.0, *(stage.attack.cost for stage in stages)]) / sum(

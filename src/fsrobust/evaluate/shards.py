@@ -68,7 +68,12 @@ def write_part(folder: Path, shard: Shard, rows: NDArray[np.int64], result: Atta
 def read_parts(folder: Path, n: int) -> AttackResult | None:
     """Return the result that the parts in ``folder`` make of ``n`` samples, None while some are missing."""
     files = _complete(folder, n)
-    return _merge([read_npz(file) for file in files], n) if files else None
+    try:
+        return _merge([read_npz(file) for file in files], n) if files else None
+    except (InputError, KeyError, ValueError) as error:
+        raise InputError(
+            f'The parts of an attack in "{folder}" are damaged ({error}); remove part-*.npz there and run again'
+        ) from error
 
 
 def complete(folder: Path, n: int) -> bool:
@@ -95,9 +100,7 @@ def remove_parts(folder: Path) -> None:
 def _merge(parts: Sequence[Mapping[str, NDArray[Any]]], n: int) -> AttackResult:
     order = np.argsort(np.concatenate([part["rows"] for part in parts]))
     if not np.array_equal(np.concatenate([part["rows"] for part in parts])[order], np.arange(n)):
-        raise InputError(
-            f"Expected parts that make up {n} samples, but they do not; remove them and run again"
-        )
+        raise InputError(f"Expected parts that make up {n} samples, but they do not")
 
     def whole(name: str) -> NDArray[Any]:
         joined: NDArray[Any] = np.concatenate([part[name] for part in parts])[order]
@@ -173,7 +176,7 @@ def _one_process(work: Callable[[Shard], None], shard: Shard, threads: int) -> N
     torch.set_num_threads(threads)
     try:
         work(shard)
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(f"shard {shard.number} of {shard.of}: {error}")
 
 

@@ -2,7 +2,7 @@
 
 import datetime
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 from fsrobust.attacks import Attack, Ball, Cascade
 from fsrobust.data import Dataset
 from fsrobust.evaluate.identity import identify
+from fsrobust.evaluate.kept import RECORD, read_records, read_samples
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Precision
 from fsrobust.records import (
@@ -22,8 +23,6 @@ from fsrobust.records import (
     digest,
     digest_of,
     provenance,
-    read_json,
-    read_npz,
     write_json,
     write_npz,
 )
@@ -101,7 +100,7 @@ class Study:
 
     def has(self, key: str) -> bool:
         """Return whether a record is complete: its record.json is written last."""
-        return (self.path(key) / "record.json").is_file()
+        return (self.path(key) / RECORD).is_file()
 
     def write(
         self,
@@ -132,11 +131,17 @@ class Study:
             },
             "seed": self.seed,
             "precision": self.precision,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "created": _after(self.folder, datetime.datetime.now(datetime.UTC)),
             "provenance": provenance(device_of(self.subject.model)),
         }
-        write_json(folder / "record.json", record)
+        write_json(folder / RECORD, record, sealed=True)
         write_index(self.folder)
+
+
+def _after(folder: Path, now: datetime.datetime) -> str:
+    """Return the time in seconds, but never before that of a record already there: a clock may be set back."""
+    last = max((record["created"] for record in read_records(folder, lambda _why: None)), default="")
+    return max(now.isoformat(timespec="seconds"), last)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -184,16 +189,12 @@ def _settings(attack: Attack) -> dict[str, object]:
     return {"type": type(attack).__name__, **{k: v for k, v in values.items() if k != "ball"}}
 
 
-def read_records(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a folder, oldest first."""
-    records = [read_json(file) for file in (folder / "eval").glob("*/record.json")]
-    yield from sorted(records, key=lambda record: (record["created"], record["key"]))
-
-
 def write_index(folder: Path) -> None:
     """Write eval/index.json, the list of records: rebuilt from them, so that it cannot disagree."""
     shown = ("key", "kind", "name", "checkpoint", "ball", "weights_sha256", "seed", "created")
-    rows = [{k: r.get(k) for k in shown} | {"n": r["data"]["n"]} for r in read_records(folder)]
+    rows = [
+        {k: r.get(k) for k in shown} | {"n": r["data"]["n"]} for r in read_records(folder, lambda _why: None)
+    ]
     write_json(folder / "eval" / "index.json", {"records": rows})
 
 
@@ -205,7 +206,7 @@ def read_outcome(folder: Path, records: list[dict[str, Any]]) -> Outcome:
     """
     if not records:
         raise InputError(f'Expected attack records in "{folder}", but there are none; run evaluate first')
-    samples = {r["name"]: read_npz(folder / "eval" / r["key"] / "samples.npz") for r in records}
+    samples = {r["name"]: read_samples(folder / "eval" / r["key"]) for r in records}
     first = next(iter(samples.values()))
     one_model = len({r["weights_sha256"] for r in records}) == 1
     if not one_model or not all(np.array_equal(s["ids"], first["ids"]) for s in samples.values()):

@@ -21,14 +21,22 @@ from fsrobust.evaluate.curves import eps_curve
 from fsrobust.evaluate.diagnose import SIGNS, diagnose
 from fsrobust.evaluate.engine import PILOTS, AttackResult, Progress, predict_all, run_attack
 from fsrobust.evaluate.evidence import QUERIES
+from fsrobust.evaluate.kept import set_aside
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Say, choose_precision
 from fsrobust.evaluate.shards import Shard, read_parts, remove_parts, write_part
-from fsrobust.evaluate.store import Study, Subject, describe_attack, device_of, read_outcome, write_index
+from fsrobust.evaluate.store import (
+    Study,
+    Subject,
+    describe_attack,
+    device_of,
+    read_outcome,
+    write_index,
+)
 from fsrobust.evaluate.transfer import transfer_attack
 from fsrobust.records import locked, read_json, read_npz, write_json, write_npz
-from fsrobust.types import Images
+from fsrobust.types import Images, InputError
 
 
 def carry_out(  # noqa: PLR0913 - a study, and who is told
@@ -48,6 +56,7 @@ def carry_out(  # noqa: PLR0913 - a study, and who is told
     """
     work = _Work(study, batch, progress, say, images=images)
     with locked(study.folder):
+        set_aside(study.folder, work.say)
         for name in attacks:
             work.attack(name)
         if curve_samples:
@@ -63,8 +72,10 @@ def carry_out_diagnosis(
     study: Study, *, batch: int | None = None, progress: Progress | None = None, say: Say | None = None
 ) -> dict[str, Any]:
     """Look for signs of masked gradients on the study's samples, keep a record, and return it."""
+    work = _Work(study, batch, progress, say)
     with locked(study.folder):
-        return _Work(study, batch, progress, say).diagnose(len(study.data))
+        set_aside(study.folder, work.say)
+        return work.diagnose(len(study.data))
 
 
 def carry_out_shard(
@@ -234,7 +245,7 @@ class _Work:
             view=self.view,
             progress=self.progress,
         )
-        write_json(self.study.path(key) / "curves.json", asdict(curve))
+        write_json(self.study.path(key) / "curves.json", asdict(curve), sealed=True)
         self.study.write(key, "curve", {"name": "eps"}, {})
 
     def diagnose(self, n: int) -> dict[str, Any]:
@@ -264,7 +275,11 @@ class _Work:
         key = self.study.key("mask", {"attack": _key(self.study, name)})
         if self.study.has(key):
             return
-        kept = read_npz(record_folder(self.study, name) / "gallery.npz")
+        try:
+            kept = read_npz(record_folder(self.study, name) / "gallery.npz")
+        except InputError as error:
+            self.say(f"No pictures of the mask: {error}")
+            return
         device = self.data.images.device
         x: Images = pixels(torch.from_numpy(kept["images"])).to(device)
         x_adv: Images = torch.from_numpy(kept["attacked"].astype(np.float32)).to(device)

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Literal, TypedDict, Unpack
 
+import torch
 from torch import nn
 
+from fsrobust.data.memory import free_memory
 from fsrobust.models import ModelConfig, architecture
 from fsrobust.plugin.attach import insert_configured
 from fsrobust.plugin.module import FSR, Mask, Separation
+from fsrobust.types import InputError
 
 
 class ModelOptions(TypedDict, total=False):
@@ -54,6 +57,8 @@ def create_model(
 def build(config: ModelConfig) -> nn.Module:
     """Return a freshly initialised network of this configuration."""
     row = architecture(config.name)
+    if config.width > 4 * row.width or config.classes > 10_000:
+        _check_memory(config)
     net = row.build(config)
     model: nn.Module = insert_configured(net, config) if config.fsr else net
     if row.initialise is not None:
@@ -63,6 +68,18 @@ def build(config: ModelConfig) -> nn.Module:
                 module.start_as_identity()
     model.config = config  # type: ignore[assignment]
     return model
+
+
+def _check_memory(config: ModelConfig) -> None:
+    """Refuse a network whose weights alone do not fit: where memory is overcommitted, the process would be killed."""
+    with torch.device("meta"):
+        net = architecture(config.name).build(config)
+    size, free = sum(4 * p.numel() for p in net.parameters()), free_memory(torch.device("cpu"))
+    if size > free:
+        raise InputError(
+            f"Expected a network that fits in memory, but {config.name} of width {config.width} and {config.classes} "
+            f"classes takes {size / 1e9:.1f} GB of {free / 1e9:.1f} GB free"
+        )
 
 
 def config_of(model: nn.Module) -> ModelConfig | None:

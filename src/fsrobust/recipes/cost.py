@@ -166,6 +166,6 @@ def _counts(cell: Cell) -> tuple[int, int]:
 def _attack_records(cell: Cell) -> list[dict[str, Any]]:
     return [
         record
-        for record in read_records(cell.folder)
+        for record in read_records(cell.folder, lambda _why: None)
         if record["kind"] == "attack" and record["name"] in cell.attacks
     ]

@@ -19,7 +19,7 @@ from fsrobust.evaluate.store import device_of
 from fsrobust.plugin import config_of
 from fsrobust.recipes.networks import check_answers, find_network
 from fsrobust.recipes.start import initial_model
-from fsrobust.records import read_json
+from fsrobust.records import read_config
 from fsrobust.train import History, Reporter, fit
 from fsrobust.types import InputError, unknown_name
 
@@ -100,12 +100,12 @@ def find_target(text: str, *, checkpoint: str = "last") -> Target:
     """
     path, network = Path(text), find_network(text, checkpoint=checkpoint)
     if path.is_dir():
-        config = read_json(path / "config.json")
+        config = read_config(path)
         ball = config.get("evaluation")
         return Target(
             Subject(network.model, source=path.name, checkpoint=checkpoint),
             folder=path,
-            data=config["data"]["name"],
+            data=(config.get("data") or {}).get("name"),
             ball=make_ball(ball["norm"], parse_fraction(ball["eps"])) if ball else None,
             image_size=config.get("image_size"),
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fsrobust.attacks.compiled import first_line
 from fsrobust.models import ModelConfig
 from fsrobust.plugin import Guarded, attach, config_of
-from fsrobust.records import read_json
+from fsrobust.records import read_config
 from fsrobust.seeding import derive
 from fsrobust.train import load
 from fsrobust.train.checkpoint import read_trained
@@ -39,7 +39,7 @@ def find_network(text: str, *, checkpoint: str = "last") -> Network:
     """
     path = Path(text)
     if path.is_dir():
-        made = read_json(path / "config.json").get("model") or {}
+        made = read_config(path).get("model") or {}
         if ":" in str(made.get("name", "")):
             return _restore(path, made, checkpoint)
         model = load(path, checkpoint=checkpoint)
@@ -67,8 +67,10 @@ def call_factory(text: str) -> nn.Module:
     module_name, _, name = text.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the latter: no or a relative name
-        raise InputError(f'Expected an importable pkg.module:factory, but got "{text}": {error}') from error
+    except (Exception, SystemExit) as error:  # somebody's module may do anything when it is imported
+        raise InputError(
+            f'Expected an importable pkg.module:factory, but got "{text}": {_reason(error)}'
+        ) from error
     if isinstance(factory, nn.Module):
         return factory.eval()
     try:
@@ -79,16 +81,34 @@ def call_factory(text: str) -> nn.Module:
         ) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(0, "factory"))
-        model = factory()
+        try:
+            model = factory()
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise InputError(
+                f'Expected "{text}" to return a torch module, but it failed: {_reason(error)}'
+            ) from error
     if not isinstance(model, nn.Module):
         raise InputError(f'Expected "{text}" to return a torch module, but got {type(model).__name__}')
     return model.eval()
 
 
+def _reason(error: BaseException) -> str:
+    return (
+        first_line(error)
+        if isinstance(error, ImportError)
+        else f"{type(error).__name__}: {first_line(error)}"
+    )
+
+
 def _restore(run: Path, made: Mapping[str, Any], checkpoint: str) -> Network:
     """Return a run's network that a factory made: the factory's, the plug-in where it was, the run's weights."""
     tensors, _ = read_trained(run, checkpoint)
-    config = ModelConfig(**{**made, "fsr": tuple(made["fsr"])})
+    try:
+        config = ModelConfig(**{**made, "fsr": tuple(made["fsr"])})
+    except (KeyError, TypeError) as error:
+        raise InputError(f'"{run / "config.json"}" is damaged: it names no model ({error})') from error
     try:
         model = call_factory(config.name)
     except InputError as error:
@@ -97,7 +117,7 @@ def _restore(run: Path, made: Mapping[str, Any], checkpoint: str) -> Network:
             f"go to where its module can be imported ({error})"
         ) from error
     if config.fsr and not isinstance(model, Guarded):
-        shape = tuple(read_json(run / "config.json")["init"]["shape"])
+        shape = tuple((read_config(run).get("init") or {}).get("shape", ()))
         model = attach_configured(model, config, shape)
     try:
         model.load_state_dict(tensors)

@@ -141,7 +141,7 @@ class Cell:
         try:
             if set(read_json(self.folder / "done")["attacks"]) >= set(self.attacks):
                 return "done"
-        except (InputError, KeyError):
+        except (InputError, KeyError, TypeError, OSError):
             pass
         return "begun" if self.folder.exists() else "new"
 

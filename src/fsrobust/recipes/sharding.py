@@ -10,6 +10,7 @@ from fsrobust.evaluate.shards import Shard, run_processes, torchrun_shard, wait_
 from fsrobust.evaluate.study import carry_out_shard, record_folder
 from fsrobust.recipes.execute import find_target, plan_study
 from fsrobust.records import locked
+from fsrobust.types import InputError
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def share_out(work: Sharded, study: Study, shards: int) -> bool:
         if mine.number == 0:
             wait_for_parts([record_folder(study, name) for name in work.attacks], len(study.data))
         return mine.number == 0
+    if shards > len(study.data):
+        raise InputError(f"Expected at most a shard per sample, {len(study.data)}, but got --shards {shards}")
     if shards > 1:
         with locked(study.folder):
             run_processes(work, shards)

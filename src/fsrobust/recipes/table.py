@@ -10,6 +10,7 @@ from fsrobust.recipes.plan import SIZES, Cell, Scale, columns
 from fsrobust.recipes.row import CHECKPOINTS
 from fsrobust.report.results import read_run
 from fsrobust.report.spread import Course, Share, Spread, SpreadRow, share_of, spread
+from fsrobust.types import InputError
 
 
 def read_table(table: PaperTable, cells: Sequence[Cell], scale: Scale) -> Spread:
@@ -66,7 +67,12 @@ def _outcomes(cell: Cell, checkpoint: str, count: int | None) -> Iterator[Outcom
 
 def _records(cell: Cell, checkpoint: str) -> list[dict[str, Any]]:
     """Return a checkpoint's attack records on as many samples as were planned."""
-    there = [record for record in read_records(cell.folder) if record["kind"] == "attack"]
+    try:
+        there = [record for record in read_records(cell.folder) if record["kind"] == "attack"]
+    except InputError as error:  # left out, a seed would be missing from the table and nobody would know
+        raise InputError(
+            f'{error}; remove "{cell.folder / "done"}" and run the same command again'
+        ) from error
     found = [record for record in there if record["checkpoint"] == checkpoint and _planned(cell, record)]
     if not found and (cell.folder / "weights" / f"{checkpoint}.sha256").is_file():
         # the best epoch was the last: the same weights have one record, under the name they were first met by

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from fsrobust.attacks import ATTACKS
 from fsrobust.evaluate import Outcome, read_outcome, read_records
 from fsrobust.evaluate.curves import EpsCurve
-from fsrobust.records import Metrics, read_json, read_npz
+from fsrobust.evaluate.kept import read_samples
+from fsrobust.records import Metrics, read_config, read_json, read_npz
 from fsrobust.report.weights import count_parameters
 from fsrobust.types import InputError
 
@@ -144,14 +145,17 @@ def read_run(folder: Path | str) -> RunResults:
         InputError: it holds neither a run nor records, or a file that is damaged.
     """
     folder = Path(folder)
-    records = list(read_records(folder))
+    damaged: list[str] = []
+    records = list(read_records(folder, damaged.append))
     has_run = (folder / "config.json").is_file()
     if not has_run and not any(record["kind"] == "attack" for record in records):
+        if damaged:
+            raise InputError(f"{damaged[0]}; evaluate again")
         raise InputError(
             f'Expected a run directory or records of an evaluation in "{folder}", but there are neither; '
             "run train or evaluate first"
         )
-    config = read_json(folder / "config.json") if has_run else None
+    config = read_config(folder) if has_run else None
     evaluations, remarks = _evaluations(folder, records)
     return RunResults(
         folder=folder,
@@ -159,7 +163,7 @@ def read_run(folder: Path | str) -> RunResults:
         metrics=Metrics(folder / "metrics.jsonl").rows(),
         evaluations=sorted(evaluations, key=lambda one: _order(one, config)),
         parameters=count_parameters(folder),
-        remarks=remarks,
+        remarks=[*(f"A record is left out: {why}" for why in damaged), *remarks],
     )
 
 
@@ -244,7 +248,7 @@ def _evaluation(
     for record in (r for r in group if r["kind"] == "attack"):  # oldest first: the newest of a name stays
         place = folder / "eval" / record["key"]
         try:
-            samples = read_npz(place / "samples.npz")
+            samples = read_samples(place)
         except InputError as error:
             remarks.append(f"An attack is left out: {error}")
             continue
@@ -277,7 +281,7 @@ def _curve(folder: Path, group: Sequence[Record], remarks: list[str]) -> EpsCurv
         try:
             values = read_json(folder / "eval" / record["key"] / "curves.json")
             return EpsCurve(values["eps"], values["accuracy"], values["n"])
-        except InputError as error:
+        except (InputError, KeyError) as error:
             remarks.append(f"A curve is left out: {error}")
     return None
 

@@ -12,6 +12,7 @@ from fsrobust.attacks import SUITES
 from fsrobust.evaluate import Outcome, wilson
 from fsrobust.records import read_json, write_json
 from fsrobust.report.tables import NOT_RUN, TITLES, percent, signed
+from fsrobust.types import InputError
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def _csv_lines(table: Spread) -> Iterator[list[object]]:
 
 def write_spread(table: Spread, file: Path) -> None:
     """Write a table as JSON, for pages that are made later."""
-    write_json(file, asdict(table))
+    write_json(file, asdict(table), sealed=True)
 
 
 def read_spread(file: Path) -> Spread:
@@ -254,12 +255,15 @@ def read_spread(file: Path) -> Spread:
     """
     values = read_json(file)
     del values["format"]
-    rows = [
-        SpreadRow(**{**row, "shares": {c: Share(**share) for c, share in row["shares"].items()}})
-        for row in values["rows"]
-    ]
-    courses = {kind: [_course(one) for one in values[kind]] for kind in ("steps", "eps")}
-    return Spread(**{**values, "rows": rows, **courses})
+    try:
+        rows = [
+            SpreadRow(**{**row, "shares": {c: Share(**share) for c, share in row["shares"].items()}})
+            for row in values["rows"]
+        ]
+        courses = {kind: [_course(one) for one in values[kind]] for kind in ("steps", "eps")}
+        return Spread(**{**values, "rows": rows, **courses})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f'"{file}" is damaged: it is not a table; run the same reproduce again') from error
 
 
 def _course(values: dict[str, Any]) -> Course:

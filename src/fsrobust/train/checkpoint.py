@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from fsrobust.attacks.compiled import first_line
 from fsrobust.models import ModelConfig
 from fsrobust.plugin import build, config_of
 from fsrobust.records import FORMAT, write_bytes
@@ -54,6 +56,16 @@ def _write(final: Path, model: nn.Module, state: Mapping[str, object]) -> None:
     """Write a checkpoint beside its place and rename it there."""
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _fill(partial, model, state)
+        shutil.rmtree(final, ignore_errors=True)  # damaged, or it would not be written again
+        partial.replace(final)
+    except OSError:  # on a full disk, half a checkpoint would only take room
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _fill(partial: Path, model: nn.Module, state: Mapping[str, object]) -> None:
     partial.mkdir(parents=True)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **state}, buffer)
@@ -62,8 +74,6 @@ def _write(final: Path, model: nn.Module, state: Mapping[str, object]) -> None:
         write_bytes(partial / name, content)
     lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
     write_bytes(partial / DIGESTS, "".join(lines).encode())
-    shutil.rmtree(final, ignore_errors=True)  # damaged, or it would not be written again
-    partial.replace(final)
 
 
 def weights_bytes(model: nn.Module) -> bytes:
@@ -102,10 +112,12 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def _pointed(folder: Path, pointer: str) -> str | None:
+    """Return the checkpoint that a pointer names, None if it is not there or names none."""
     try:
-        return (folder / pointer).read_text().strip() or None
+        name = (folder / pointer).read_text().strip()
     except (OSError, UnicodeDecodeError):
         return None
+    return name if re.fullmatch(r"[0-9]{8,}", name) else None
 
 
 def why_unsound(checkpoint: Path) -> str | None:
@@ -128,11 +140,17 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
     Raises:
         InputError: there is none, or its files are not what was written.
     """
-    name = _pointed(run / "checkpoints", which)
+    folder = run / "checkpoints"
+    name = _pointed(folder, which)
+    if name is None and which in ("last", "best") and (folder / which).is_file():
+        there = ", ".join(path.name for path in _steps(folder)) or "none"
+        raise InputError(
+            f'"{folder / which}" is damaged: it names no checkpoint; write the name of one into it, of: {there}'
+        )
     if name is None:
         hint = "; it was trained without a validation split" if which == "best" else ""
         raise InputError(f'Expected a checkpoint "{which}" in "{run}", but there is none{hint}')
-    checkpoint = run / "checkpoints" / name
+    checkpoint = folder / name
     reason = why_unsound(checkpoint)
     if reason:
         raise InputError(f'"{checkpoint}" is damaged or was tampered with: {reason}')
@@ -143,6 +161,8 @@ def find_resumable(run: Path) -> tuple[Path | None, list[str]]:
     """Return the newest sound checkpoint at or before ``last``, and a sentence for each one passed over."""
     last = _pointed(run / "checkpoints", "last")
     remarks: list[str] = []
+    if last is None and (run / "checkpoints" / "last").exists():
+        remarks.append(f'"{run / "checkpoints" / "last"}" is damaged; using the newest checkpoint')
     for checkpoint in _steps(run / "checkpoints"):
         if last is not None and checkpoint.name > last:
             continue  # complete, but the run was killed before it counted
@@ -154,8 +174,17 @@ def find_resumable(run: Path) -> tuple[Path | None, list[str]]:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """Return the training state; nothing but tensors and plain values is unpickled."""
-    state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    """Return the training state; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        InputError: it holds anything else, or is of another format.
+    """
+    try:
+        state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # broken bytes make the unpickler raise nearly anything
+        raise InputError(f'"{checkpoint / STATE}" is no training state: {first_line(error)}') from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise InputError(f'"{checkpoint / STATE}" is no training state')
     if state.get("format") != FORMAT:
         raise InputError(f'Expected "{checkpoint}" to be of format {FORMAT}, but got {state.get("format")}')
     return dict(state)
@@ -173,7 +202,7 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
         with safe_open(file, framework="pt") as archive:
             header = archive.metadata() or {}
             tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - no dict
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # safetensors and torch each have their own ways to say "damaged"
         raise InputError(f'"{file}" is not a readable safetensors file: {error}') from error
     if "model" in header and header.get("format") != str(FORMAT):
         raise InputError(f'Expected "{file}" to be of format {FORMAT}, but got {header.get("format")}')
@@ -182,7 +211,7 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
         return tensors, _model_config(fields) if fields is not None else None
     except InputError:
         raise
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f'"{file}" names a model that cannot be made: {error}') from error
 
 

@@ -53,10 +53,12 @@ class TrainConfig:
                 raise InputError(f"Expected train.{name} to be at least 1, but got {getattr(self, name)}")
         if not self.lr > 0:
             raise InputError(f"Expected train.lr above 0, but got {self.lr}")
-        for name in ("momentum", "weight_decay", "frozen_epochs"):
+        for name in ("weight_decay", "frozen_epochs"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"Expected train.{name} to be at least 0, but got {getattr(self, name)}")
-        for name in ("ema_decay", "swa_start"):
+        if not all(0 <= share <= 1 for share in self.milestones):
+            raise InputError(f"Expected train.milestones as shares of the run, but got {self.milestones}")
+        for name in ("momentum", "ema_decay", "swa_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"Expected train.{name} in [0, 1), but got {getattr(self, name)}")
         if not 0 < self.host_lr <= 1:

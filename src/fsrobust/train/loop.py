@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fsrobust.attacks.compiled import first_line
 from fsrobust.data import Source, hold_out
 from fsrobust.data.batches import training_batches
 from fsrobust.records import Metrics, locked, provenance, read_json, write_json
@@ -142,6 +143,11 @@ class _Run:
             self._restore(checkpoint)
         metrics.truncate(self.position.epoch - 1)
         self.rows = metrics.rows()
+        if len(self.rows) < self.position.epoch - 1:
+            self.reporter.say(
+                f'"{metrics.path}" is damaged: the metrics from epoch {len(self.rows) + 1} to '
+                f"{self.position.epoch - 1} are lost; the training itself is not affected"
+            )
         self.reporter.say(self._where() if checkpoint else "nothing to resume yet: starting anew")
 
     def _where(self) -> str:
@@ -152,11 +158,14 @@ class _Run:
     def _restore(self, checkpoint: Path) -> None:
         tensors, _ = read_weights(checkpoint / WEIGHTS)
         state = load_state(checkpoint)
-        self.model.load_state_dict(tensors)
-        self.average.load(state)
-        self.learner.optimiser.load_state_dict(state["optimiser"])
-        self.position = Position(**state["position"])
-        self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
+        try:
+            self.model.load_state_dict(tensors)
+            self.average.load(state)
+            self.learner.optimiser.load_state_dict(state["optimiser"])
+            self.position = Position(**state["position"])
+            self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(f'"{checkpoint}" holds no state of this run: {first_line(error)}') from error
         if self.out is not None and self.position.best_step is not None:
             point_best(self.out, self.position.best_step)
 

@@ -52,6 +52,20 @@ class FSRWeights:
     recalibration: float = 1.0
     nonrobust: Nonrobust = "mispredicted"
 
+    def __post_init__(self) -> None:
+        check_weight("lambda_sep", self.separation)
+        check_weight("lambda_rec", self.recalibration)
+
+
+def check_weight(name: str, weight: float) -> None:
+    """Refuse the weight of a loss that would make it grow.
+
+    Raises:
+        InputError: it is negative or not finite.
+    """
+    if not 0 <= weight < float("inf"):
+        raise InputError(f"Expected objective.{name} of at least 0, but got {weight}")
+
 
 def check_smoothing(share: float) -> None:
     """Refuse a share of smoothed labels that is none.
@@ -152,6 +166,7 @@ class TRADES:
 
     def __post_init__(self) -> None:
         check_smoothing(self.label_smoothing)
+        check_weight("beta", self.beta)
         _ = self.attack
 
     @property
@@ -188,6 +203,7 @@ class MART:
 
     def __post_init__(self) -> None:
         check_smoothing(self.label_smoothing)
+        check_weight("mart_weight", self.weight)
         _ = self.attack
 
     @property

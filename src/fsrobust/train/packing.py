@@ -89,6 +89,8 @@ def find_packed(folder: Path, name: str) -> list[Path]:
         expected = {file.strip(): digest for digest, file in lines}
     except (OSError, ValueError) as error:
         raise InputError(f'"{index}" is damaged: {error}') from error
+    if not expected:
+        raise InputError(f'"{index}" is damaged: it names no file')
     for file, digest in expected.items():
         if not re.fullmatch(r"[\w.-]+", file) or not (folder / file).is_file():
             raise InputError(
