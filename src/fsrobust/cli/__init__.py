@@ -1,7 +1,9 @@
 """The command line: options in, one call, a sentence or a table out. It decides nothing itself."""
 
 import errno
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -28,6 +30,9 @@ from fsrobust.types import InputError
 
 UsageError: Any = typer.BadParameter.__base__
 """What the parser raises: click's own class, or that of the click which newer typers carry inside."""
+
+_FIRST_WORD = 5.0
+"""Seconds after which a process that torchrun started, other than the first, says itself why it fails."""
 
 app = typer.Typer(
     name="fsrobust",
@@ -103,7 +108,7 @@ def train(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a recipe into a run directory; stopped at any time, --resume goes on."""
+    """Train a recipe into a run directory; stopped at any time, --resume goes on. Under torchrun, on many GPUs."""
     from fsrobust.config import default_folder, override
     from fsrobust.progress import ConsoleReporter, TensorBoardReporter, parse_duration
     from fsrobust.recipes import execute, start
@@ -113,8 +118,9 @@ def train(
     engine_setting = [f"train.engine={engine}"] if engine else []
     run = override(find(recipe), [*(settings or []), *engine_setting])
     limit = parse_duration(time_limit) if time_limit is not None else None
-    folder, where = out or default_folder(run), execute.pick_device(device)
-    with ConsoleReporter(console(quiet=as_json)) as reporter:
+    folder, where = out or default_folder(run), execute.training_device(device)
+    leads = execute.leads()
+    with ConsoleReporter(console(quiet=as_json or not leads)) as reporter:
         begun = start.prepare(
             run,
             data=data,
@@ -136,6 +142,8 @@ def train(
             time_limit=limit,
             reporter=TensorBoardReporter(reporter, folder / "tensorboard") if tensorboard else reporter,
         )
+    if not leads:
+        return
     if as_json:
         last = history.rows[-1] if history.rows else None
         print_json(
@@ -232,5 +240,8 @@ def _of_the_disk(error: OSError) -> tuple[str, int]:
 def _fail(sentence: str, code: int) -> int:
     """Say what went wrong, in one line, whatever a file or a library put into it."""
     plain = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in sentence)
+    if os.environ.get("RANK", "0") != "0":
+        # of processes that all say the same the first one is enough: when it ends, torchrun ends the others
+        time.sleep(_FIRST_WORD)
     typer.echo(f"fsrobust: {' '.join(plain.split())}", err=True)
     return code

@@ -1,5 +1,6 @@
 """The plug-in itself: Separation Net, Recalibration Net and the auxiliary head (Kim et al., 2023, sec. 3)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -88,6 +89,7 @@ class FSR(nn.Module):
         self.recalibration = _three_convolutions(channels)
         self.aux = nn.Linear(channels, classes)
         self.tape: list[Separated] | None = None
+        self.draw: Callable[[Features], Features] = logistic_like
         self.init = init
         if init == "identity":
             self.start_as_identity()
@@ -107,7 +109,7 @@ class FSR(nn.Module):
         if self.separation is not None:
             r = self.separation(f)
             if self.mask == "gumbel":
-                return soft_mask(r, tau=self.tau, noise=logistic_like(r) if self.training else None)
+                return soft_mask(r, tau=self.tau, noise=self.draw(r) if self.training else None)
             return binary_mask(r, tau=self.tau, straight_through=self.mask == "binary-st")
         if self.kind == "random":
             return random_mask(f, self.seed)

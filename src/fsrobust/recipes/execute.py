@@ -21,6 +21,7 @@ from fsrobust.recipes.networks import check_answers, find_network
 from fsrobust.recipes.start import initial_model
 from fsrobust.records import read_config
 from fsrobust.train import History, Reporter, fit
+from fsrobust.train.distributed import environment_rank, own_device
 from fsrobust.types import InputError, unknown_name
 
 
@@ -39,6 +40,20 @@ def pick_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f'Device "{name}" cannot be used here: {reason}') from error
+
+
+def training_device(name: str | None) -> torch.device:
+    """Return where this process trains: as ``pick_device``, but of several that torchrun started each has its own GPU.
+
+    Raises:
+        InputError: a device that cannot be used, or fewer GPUs than processes.
+    """
+    return own_device(pick_device(name))
+
+
+def leads() -> bool:
+    """Return whether this process is the one that writes and speaks."""
+    return environment_rank()[0] == 0
 
 
 def train_run(  # noqa: PLR0913 - a run, its data, where it goes, and how long

@@ -1,6 +1,6 @@
 """Adversarial weight perturbation: train at weights that were moved to where the loss is higher (Wu et al., 2020)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -32,19 +32,27 @@ def gamma_in(objective: object, epoch: int) -> float:
 
 
 @contextmanager
-def perturbed(model: nn.Module, loss: Callable[[], Tensor], *, gamma: float) -> Iterator[None]:
+def perturbed(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    *,
+    gamma: float,
+    mean_: Callable[[Iterable[Tensor]], None] = lambda _gradients: None,
+) -> Iterator[None]:
     """Move every layer's weights by γ · ‖w‖ · g/‖g‖, g = ∂loss/∂w, while inside; then put them back, bit for bit.
 
     Weights are what has two dimensions or more and is trained: biases and the factors of batch norms stay. ``loss``
     is taken once, in whatever mode the model is; the mask's noise is drawn anew, as by any other pass. Running
     statistics move by that pass alone: what passes inside do to buffers is undone, since the weights that are
-    attacked and evaluated are the unperturbed ones. With ``gamma`` 0 nothing is done.
+    attacked and evaluated are the unperturbed ones. ``mean_`` makes of gradients on a share of the batch those on the
+    whole, in place. With ``gamma`` 0 nothing is done.
     """
     if not gamma:
         yield
         return
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(loss(), weights, allow_unused=True)
+    mean_(g for g in gradients if g is not None)
     kept = [(tensor, tensor.detach().clone()) for tensor in (*weights, *model.buffers())]
     with torch.no_grad():
         for w, g in zip(weights, gradients, strict=True):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from fsrobust.types import InputError
 
@@ -25,6 +25,8 @@ class TrainConfig:
     graph) where the run is long enough to gain by it.
     For fine-tuning: in the first ``frozen_epochs`` only the plug-in learns; then its host network does as well, at
     ``host_lr`` times the learning rate.
+    ``batch`` is that of a step, of all processes together. Each takes its share in ``accumulate`` pieces, one after the
+    other, for the gradient of the whole; ``sync_bn`` lets batch norms see those of all processes at once.
     """
 
     epochs: int = 100
@@ -46,9 +48,11 @@ class TrainConfig:
     seed: int = 0
     frozen_epochs: int = 0
     host_lr: float = 1.0
+    accumulate: int = 1
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "validation"):
+        for name in ("epochs", "batch", "validation", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"Expected train.{name} to be at least 1, but got {getattr(self, name)}")
         if not self.lr > 0:
@@ -65,6 +69,10 @@ class TrainConfig:
             raise InputError(f"Expected train.host_lr above 0 and at most 1, but got {self.host_lr}")
 
 
+SHARING: Final = ("accumulate", "sync_bn")
+"""Settings that say how the samples of a batch are shared out, as does the number of processes."""
+
+
 @dataclass
 class History:
     """A run's metrics, one row per epoch; ``stopped`` says why it ended before its last epoch, if it did."""
@@ -75,9 +83,11 @@ class History:
 
 
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    """Refuse to resume with a configuration other than the run's own."""
+    """Refuse to resume with a configuration other than the run's own, but for how a batch is shared out."""
     for part in sorted(set(now) - {"provenance"}):
         theirs, ours = _plain(before.get(part)), _plain(now[part])
+        if part == "train" and isinstance(theirs, dict):
+            theirs |= {name: ours[name] for name in SHARING if name in ours}
         if theirs != ours:
             keys = (
                 [k for k in ours if theirs.get(k) != ours[k]]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,16 @@ from torch import Tensor, nn
 from fsrobust.attacks.compiled import first_line, is_out_of_memory
 from fsrobust.data import Dataset, Source
 from fsrobust.data.batches import crop_flip, pixels
+from fsrobust.plugin.draws import Share
 from fsrobust.seeding import Noise, derive
 from fsrobust.train.awp import gamma_in
 from fsrobust.train.config import TrainConfig, TrainingError
+from fsrobust.train.distributed import ALONE, Team
 from fsrobust.train.freezing import parameter_groups
 from fsrobust.train.graph import CapturedStep, Work, check_replay
 from fsrobust.train.objectives import Objective
 from fsrobust.train.step import Step, fast_step, reference_step
+from fsrobust.train.synced import SyncedNorms
 from fsrobust.types import Images, Labels
 
 _WORTH_COMPILING = 2000
@@ -23,9 +27,9 @@ _WORTH_COMPILING = 2000
 
 
 class Learner:
-    """One model learning from one data set, which lies on the model's device."""
+    """One model learning from one data set, which lies on the model's device; ``batch`` is that of all processes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what learns from what, how, and with whom
         self,
         model: nn.Module,
         data: Source,
@@ -34,8 +38,10 @@ class Learner:
         *,
         batch: int,
         say: Callable[[str], None],
+        team: Team = ALONE,
     ) -> None:
-        self.model, self.data, self.train, self.say = model, data, train, say
+        self.model, self.data, self.train, self.say, self.team = model, data, train, say, team
+        self._whole = team.size * train.accumulate == 1
         self.device = next(model.parameters()).device
         on_gpu = self.device.type == "cuda" and train.engine == "fast"
         self.optimiser = torch.optim.SGD(
@@ -48,15 +54,27 @@ class Learner:
         long = train.epochs * (len(data) // batch) >= _WORTH_COMPILING
         compiled = train.compile == "on" or (train.compile == "auto" and on_gpu and long)
         self.step: Step = (
-            fast_step(model, objective, self.optimiser, precision=train.precision, compiled=compiled)
+            fast_step(
+                model,
+                objective,
+                self.optimiser,
+                precision=train.precision,
+                compiled=compiled,
+                whole=self._whole,
+            )
             if train.engine == "fast"
             else reference_step(model, objective, self.optimiser)
         )
+        self.step.pieces = train.accumulate
+        if train.sync_bn:
+            self.step.norms = SyncedNorms(model).standing_in
+        self.step.join(team)
         # a recording reads its images where they stay; those from disk come anew for each batch
-        self._capturing = on_gpu and compiled and isinstance(data, Dataset)
+        self._capturing = on_gpu and compiled and self._whole and isinstance(data, Dataset)
         self._epoch = 0
         self._work: Work = self._take
         self._eager_steps = 0
+        self._share: Share | None = None
 
     def begin(self, epoch: int, lr: float) -> None:
         """Turn to an epoch (1-based): what a recorded step holds as constants is from now on other."""
@@ -64,6 +82,7 @@ class Learner:
             group["lr"] = lr * group.get("lr_factor", 1.0)
         if self.step.host.freeze(frozen=epoch <= self.train.frozen_epochs):
             self._eager_steps = 0  # parameters get their momenta in an eager step, which a recording needs
+            self.step.join(self.team)
             self.say(
                 f"epoch {epoch}: " + ("only the plug-in learns" if self.step.host.frozen else "all learn")
             )
@@ -74,6 +93,8 @@ class Learner:
     def learn(self, indices: Tensor, step: int) -> dict[str, Tensor]:
         """Take one step on the samples at ``indices`` and return the numbers of its loss, on the device.
 
+        Of a team, each process gives the indices of its own rows, and gets the numbers of the whole batch.
+
         Raises:
             TrainingError: the batch does not fit; the message says which does.
         """
@@ -83,6 +104,7 @@ class Learner:
             return torch.manual_seed(derive(self.train.seed, "step", step))
 
         seed()
+        self._share = self._share_of(indices, "step", step)
         try:
             if self._capturing and self._work == self._take and self._eager_steps:
                 return self._capture(indices, seed)
@@ -100,7 +122,19 @@ class Learner:
     def look(self, indices: Tensor, step: int) -> None:
         """Show the model the samples at ``indices`` as training would after ``step`` steps; nothing is learnt."""
         torch.manual_seed(derive(self.train.seed, "look", step, int(indices[0])))
-        self.step.look(*self._batch(indices, "look", step))
+        share = self._share_of(indices, "look", step, int(indices[0]))
+        self.step.look(*self._batch(indices, "look", step), share)
+
+    def _share_of(self, indices: Tensor, *purpose: str | int) -> Share | None:
+        """Return where these rows are in the whole batch; None where they are all, and learnt at once.
+
+        What is no mask's noise, such as dropout, is then drawn anew by each process.
+        """
+        if self._whole:
+            return None
+        torch.manual_seed(derive(self.train.seed, *purpose, self.team.rank, "others"))
+        rows, key = len(indices), derive(self.train.seed, *purpose)
+        return Share(key, first=self.team.rank * rows, whole=self.team.size * rows)
 
     def _batch(self, indices: Tensor, purpose: str, number: int) -> tuple[Images, Labels, Noise]:
         """Return a batch's pixels and labels, and the noise of its attack."""
@@ -112,9 +146,9 @@ class Learner:
 
     def _take(self, indices: Tensor) -> dict[str, Tensor]:
         x, y, noise = self._batch(indices, "train", self._epoch)
-        loss = self.step(x, y, noise)
+        loss = self.step(x, y, noise, self._share)
         accuracy = (loss.logits.argmax(1) == y).double().mean()
-        return {"loss": loss.total.detach(), **loss.terms, "train_accuracy": accuracy}
+        return self.team.means({"loss": loss.total.detach(), **loss.terms, "train_accuracy": accuracy})
 
     def _capture(self, indices: Tensor, seed: Callable[[], object]) -> dict[str, Tensor]:
         """Record the step, see that its replay does what the eager step does, and take it; else stay eager."""
@@ -146,12 +180,18 @@ class Learner:
         return [*self.model.state_dict().values(), *momenta]
 
     def _too_large(self, indices: Tensor, error: BaseException) -> str:
-        """Return a sentence that names the largest half, quarter … of the batch that fits."""
-        fitting = len(indices) // 2
+        """Return a sentence that names the largest half, quarter … of these samples that fits."""
+        rows = len(indices) // self.train.accumulate
+        fitting = rows // 2
         while fitting and not self._fits(indices[:fitting]):
             fitting //= 2
-        advice = f"{fitting} fits: --set train.batch={fitting}" if fitting else "not even one sample fits"
-        return f"A batch of {len(indices)} does not fit in the memory of {self.device}; {advice} ({first_line(error)})"
+        advice = f"{fitting} fits: --set train.batch={fitting * len(indices) // rows * self.team.size}"
+        if fitting and len(indices) % fitting == 0:
+            advice += f", or --set train.accumulate={len(indices) // fitting} and the batch as it is"
+        advice = advice if fitting else "not even one sample fits"
+        return (
+            f"A batch of {rows} does not fit in the memory of {self.device}; {advice} ({first_line(error)})"
+        )
 
     def _fits(self, indices: Tensor) -> bool:
         """Try a step on a copy, so that the trained weights stay as they are."""
@@ -162,7 +202,7 @@ class Learner:
                 copy.deepcopy(self.model),
                 self.data,
                 self.step.objective,
-                self.train,
+                replace(self.train, accumulate=1, sync_bn=False),
                 batch=len(indices),
                 say=lambda _text: None,
             )

@@ -29,13 +29,14 @@ from fsrobust.train.checkpoint import (
 )
 from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run
 from fsrobust.train.control import Reporter, Silent, Stopwatch
+from fsrobust.train.distributed import Team, check_shares, team_on
 from fsrobust.train.fast import check_collapse
 from fsrobust.train.learner import Learner
 from fsrobust.train.objectives import Objective
-from fsrobust.train.pairs import refuse_pairs, settings_of
+from fsrobust.train.pairs import circumstances, refuse_pairs, settings_of
 from fsrobust.train.position import Position
 from fsrobust.train.schedule import learning_rate
-from fsrobust.train.telemetry import peak_memory
+from fsrobust.train.telemetry import cost
 from fsrobust.train.validation import validate
 from fsrobust.types import InputError
 
@@ -57,7 +58,8 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
     With ``out``, the run directory holds configuration, metrics and checkpoints; ``resume`` goes on from the
     newest sound one and yields, on CPU, the bits of a run that was never stopped. ``time_limit`` is in
     seconds. ``config`` is what config.json should say beside this function's own arguments. Where weights are
-    averaged, ``model`` is left with the average, as the last checkpoint has it.
+    averaged, ``model`` is left with the average, as the last checkpoint has it. Started by torchrun, all processes
+    train one model, of which rank 0 writes and tells: see ``fsrobust.train.distributed``.
 
     Raises:
         InputError: an ``out`` that is in use, holds another run, or has nothing to resume; settings that cannot go
@@ -65,27 +67,29 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
         TrainingError: the loss is not finite, or one-step training has collapsed.
     """
     train = train or TrainConfig()
-    refuse_pairs(settings_of(objective, train))
+    device = next(model.parameters()).device
+    refuse_pairs(settings_of(objective, train) | circumstances(device))
     with contextlib.ExitStack() as stack:
-        if out is not None:
+        team = stack.enter_context(team_on(device))
+        if out is not None and team.leads:
             stack.enter_context(locked(out))
         stopwatch = stack.enter_context(Stopwatch(time_limit))
-        stack.enter_context(_own_randomness(model))
-        run = _Run(model, data, objective, train, out, reporter or Silent())
+        stack.enter_context(_own_randomness(device))
+        watched = reporter if reporter is not None and team.leads else Silent()
+        run = _Run(model, data, objective, train, out, watched, team)
         stack.callback(run.learner.step.host.freeze, frozen=False)
         run.open(config or {}, resume=resume)
         return run.go(stopwatch)
 
 
-def _own_randomness(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    device = next(model.parameters()).device
+def _own_randomness(device: torch.device) -> contextlib.AbstractContextManager[None]:
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 class _Run:
     """One run from first to last epoch."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as ``fit``, and with whom
         self,
         model: nn.Module,
         data: Source,
@@ -93,6 +97,7 @@ class _Run:
         train: TrainConfig,
         out: Path | None,
         reporter: Reporter,
+        team: Team,
     ) -> None:
         device = next(model.parameters()).device
         rest, held_out = (
@@ -101,14 +106,15 @@ class _Run:
             else (data, None)
         )
         self.model, self.objective, self.train = model, objective, train
-        self.out, self.reporter = out, reporter
+        self.out, self.reporter, self.team = out, reporter, team
         self.data: Source = rest.to(device)
         # few, and asked for in every epoch: in memory wherever the rest is
         self.validation = held_out.to(device).resident() if held_out is not None else None
         self.batch = min(train.batch, len(self.data))
+        check_shares(self.batch, team.size, train.accumulate)
         self.device = device
         self.learner = Learner(
-            model, self.data, objective, train, batch=self.batch, say=lambda text: self.reporter.say(text)
+            model, self.data, objective, train, batch=self.batch, say=reporter.say, team=team
         )
         self.average = Average(model, train)
         self.position = Position()
@@ -123,25 +129,28 @@ class _Run:
             **config,
             "train": asdict(self.train),
             "data": {"name": self.data.name, "sha256": self.data.sha256, "n": len(self.data)},
-            "provenance": provenance(self.device),
+            "provenance": {**provenance(self.device), "processes": self.team.size},
         }
-        file, metrics = self.out / "config.json", Metrics(self.out / "metrics.jsonl")
+        with self.team.in_turn():
+            self._open(self.out, written, resume=resume)
+        self.team.check_same(self.position.step, "checkpoint")
+
+    def _open(self, out: Path, written: Mapping[str, object], *, resume: bool) -> None:
+        file, metrics = out / "config.json", Metrics(out / "metrics.jsonl")
+        if file.exists() and not resume and self.team.leads:
+            raise InputError(f'"{out}" already holds a run; give --resume to go on, or another --out')
+        if self.team.leads and not file.exists():
+            write_json(file, written)
         if not resume:
-            if file.exists():
-                raise InputError(
-                    f'"{self.out}" already holds a run; give --resume to go on, or another --out'
-                )
-            write_json(file, written)
             return
-        if not file.exists():
-            write_json(file, written)
-        check_same_run(read_json(file), written, self.out)
-        checkpoint, remarks = find_resumable(self.out)
+        check_same_run(read_json(file), written, out)
+        checkpoint, remarks = find_resumable(out)
         for remark in remarks:
             self.reporter.say(remark)
         if checkpoint is not None:
             self._restore(checkpoint)
-        metrics.truncate(self.position.epoch - 1)
+        if self.team.leads:
+            metrics.truncate(self.position.epoch - 1)
         self.rows = metrics.rows()
         if len(self.rows) < self.position.epoch - 1:
             self.reporter.say(
@@ -166,12 +175,12 @@ class _Run:
             self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f'"{checkpoint}" holds no state of this run: {first_line(error)}') from error
-        if self.out is not None and self.position.best_step is not None:
+        if self.out is not None and self.team.leads and self.position.best_step is not None:
             point_best(self.out, self.position.best_step)
 
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint, if this run is kept at all; the model has the weights that it is to offer."""
-        if self.out is None:
+        if self.out is None or not self.team.leads:
             return
         state = {
             "optimiser": self.learner.optimiser.state_dict(),
@@ -195,7 +204,7 @@ class _Run:
     def _show(self) -> None:
         """Pass the same first batches through, whichever epoch it is: what they do depends on the step alone."""
         order = training_batches(len(self.data), batch=self.batch, seed=self.train.seed, epoch=0)
-        for indices in order[:REFRESHED].to(self.device):
+        for indices in self.team.share(order)[:REFRESHED].to(self.device):
             self.learner.look(indices, self.position.step)
 
     def _plan(self) -> str:
@@ -219,8 +228,9 @@ class _Run:
         order = training_batches(len(self.data), batch=self.batch, seed=train.seed, epoch=position.epoch)
         order = order.to(self.device)
         started, shown, first = time.perf_counter(), 0.0, position.batch
-        for indices in self.data.stream(order[position.batch :]):
-            stopped = stopwatch.stop_reason()
+        for indices in self.data.stream(self.team.share(order)[position.batch :]):
+            due = self.team.due(position.batch, self.device)
+            stopped = self.team.agree(stopwatch.stop_reason()) if due else None
             if stopped:
                 self._check_finite(order)
                 return stopped
@@ -228,7 +238,9 @@ class _Run:
             self.average.after_step()
             position.add(numbers)
             now = time.perf_counter()
-            if now - shown > 0.5 or self.device.type == "cpu":  # reading the loss waits for the device
+            # reading the loss waits for the device; and several processes must find a bad one at the same step
+            look = now - shown > 0.5 if self.team.size == 1 else due
+            if look or self.device.type == "cpu":
                 self._check_finite(order)
                 shown = now
                 share, loss = position.batch / len(order), float(numbers["loss"])
@@ -264,11 +276,10 @@ class _Run:
         means = {name: float(total) / position.batch for name, total in position.sums.items()}
         row: dict[str, Any] = {"epoch": position.epoch, "step": position.step, "lr": lr, **means}
         if self.validation is not None:
-            row |= validate(
-                self.learner.step, self.validation, batch=max(self.batch, 256), seed=self.train.seed
-            )
+            batch, seed = max(self.batch, 256), self.train.seed
+            row |= validate(self.learner.step, self.validation, batch=batch, seed=seed, team=self.team)
             check_collapse(row, self.out)
-        row |= self._cost(seconds, images)
+        row |= cost(self.learner.step.laps, seconds, images)
         score = float(row.get("validation_robust", row.get("validation_natural", -1.0)))
         best = score > position.best_score
         if best:
@@ -279,17 +290,8 @@ class _Run:
             )
         self.rows.append(row)
         position.next_epoch()
-        if self.out is not None:
+        if self.out is not None and self.team.leads:
             # the row first: a checkpoint never knows of an epoch that the metrics lack
             Metrics(self.out / "metrics.jsonl").append(row)
         self.save(best=best)
         self.reporter.epoch(row, self.train.epochs)
-
-    def _cost(self, seconds: float, images: int) -> dict[str, object]:
-        """Return what the epoch cost; ``step_seconds`` splits the steps that could be timed by their parts."""
-        return {
-            "seconds": seconds,
-            "images_per_second": images / seconds if seconds else 0.0,
-            "step_seconds": self.learner.step.laps.read(),
-            "peak_memory_bytes": peak_memory(self.device),
-        }

@@ -5,6 +5,7 @@ in natural training and AT the cross-entropy, in TRADES that of the clean images
 KL terms, MART's margin and weight, FSR's losses and every attack keep the hard labels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from fsrobust.attacks import PGD, Ball, Linf
 from fsrobust.attacks.losses import kl_divergence
 from fsrobust.plugin import Guarded, Parts, recalibration_loss, separation_loss
+from fsrobust.plugin.draws import drawn_again
 from fsrobust.plugin.loss import Nonrobust
 from fsrobust.train.awp import AWP
 from fsrobust.types import Images, InputError, Labels, Logits, PerSample
@@ -27,6 +29,13 @@ class Loss:
     total: Tensor
     terms: dict[str, Tensor]
     logits: Logits
+
+
+def mean_of(losses: Sequence[Loss]) -> Loss:
+    """Return the loss of a batch from those of its parts, which are of one size."""
+    terms = {name: torch.stack([loss.terms[name] for loss in losses]).mean() for name in losses[0].terms}
+    total = torch.stack([loss.total for loss in losses]).mean()
+    return Loss(total, terms, torch.cat([loss.logits for loss in losses]))
 
 
 @runtime_checkable
@@ -257,8 +266,7 @@ def _two_passes(model: nn.Module, x: Images, x_adv: Images, *, share_noise: bool
     """Return clean logits and the adversarial pass; one batch of both would mix their batch statistics."""
     if not share_noise:
         return _wide(model(x)), _forward(model, x_adv)
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):  # what this pass draws, the next draws again
+    with drawn_again(model, x.device):
         clean = _wide(model(x))
     return clean, _forward(model, x_adv)
 

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import torch
+
 from fsrobust.train.awp import AWP
 from fsrobust.train.config import TrainConfig
+from fsrobust.train.distributed import environment_rank
 from fsrobust.train.fast import FastAT
 from fsrobust.train.objectives import AT, MART, TRADES, Natural, Objective
 from fsrobust.types import InputError
@@ -79,6 +82,24 @@ PAIRS: Final = (
         lambda schedule, milestones: schedule != "steps" and milestones != _DEFAULT.milestones,
         "only train.schedule=steps has milestones",
     ),
+    Pair(
+        "objective.awp",
+        "train.accumulate",
+        lambda awp, pieces: awp > 0 and pieces > 1,
+        "weights are perturbed along the gradient of the whole batch, which pieces do not have in time",
+    ),
+    Pair(
+        "train.sync_bn",
+        "device",
+        lambda synced, device: synced and device != "cuda",
+        "torch's synchronised batch norms are for GPUs alone",
+    ),
+    Pair(
+        "train.sync_bn",
+        "processes",
+        lambda synced, processes: synced and processes == 1,
+        "there is nobody to share statistics with; start the run with torchrun",
+    ),
 )
 
 
@@ -96,6 +117,11 @@ def refuse_pairs(settings: Mapping[str, object]) -> None:
                     f"Expected settings that go together, but got {pair.first}={first} and "
                     f"{pair.second}={second}: {pair.reason}"
                 )
+
+
+def circumstances(device: torch.device) -> dict[str, object]:
+    """Return what is no setting, but goes with some settings only: the kind of device, how many processes."""
+    return {"device": device.type, "processes": environment_rank()[1]}
 
 
 def settings_of(objective: Objective, train: TrainConfig) -> dict[str, object]:

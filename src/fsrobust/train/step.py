@@ -1,25 +1,26 @@
 """One optimisation step, twice: as one reads it, and as fast as the device allows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fsrobust.attacks.compiled import compiled_or_eager
 from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.attacks.view import FrozenView, Plain, View, multiplies_bf16
+from fsrobust.plugin.draws import Share, drawing
 from fsrobust.seeding import Noise
 from fsrobust.train.awp import perturbed
+from fsrobust.train.distributed import ALONE, Learn, Team, reduced
 from fsrobust.train.freezing import Host
-from fsrobust.train.objectives import Loss, Objective
+from fsrobust.train.objectives import Loss, Objective, mean_of
 from fsrobust.train.telemetry import Laps
 from fsrobust.types import Images, Labels, unknown_name
 
 Engine = Literal["reference", "fast"]
-Learn = Callable[[Images, Images, Labels], Loss]
 _NARROW: Final = 16
 """Channels below which torch's strided 1×1 convolutions are not to be trained in channels-last order on a CPU."""
 
@@ -31,7 +32,8 @@ class Step:
     ``view`` is the model as attacks and validation query it: its weights at the last refresh. ``precision``
     wraps the forward pass that learns and ``layout`` is the memory order of images; the reference engine has
     neither. ``gamma`` is the present γ of the weights' perturbation. ``notes`` collects what the engine had to do
-    without.
+    without. ``pieces``: how many parts of the batch are attacked and learnt from one after the other. ``norms`` wraps
+    what learns, too.
     """
 
     model: nn.Module
@@ -43,9 +45,14 @@ class Step:
     compiled: bool = False
     gamma: float = 0.0
     notes: list[str] = field(default_factory=list)
+    pieces: int = 1
+    norms: Callable[[], AbstractContextManager[None]] = nullcontext
     laps: Laps = field(init=False)
     host: Host = field(init=False)
+    _team: Team = field(init=False, default=ALONE)
     _loss: Learn = field(init=False)
+    _shared: Learn = field(init=False)
+    _apart: Callable[[], AbstractContextManager[None]] = field(init=False, default=nullcontext)
 
     def __post_init__(self) -> None:
         self.laps = Laps(next(self.model.parameters()).device)
@@ -53,14 +60,24 @@ class Step:
         self._loss = self.loss
         if self.compiled:
             self._loss = compiled_or_eager(self.loss, "the training pass", self.notes)
+        self._shared = self._loss
 
-    def __call__(self, x: Images, y: Labels, noise: Noise) -> Loss:
-        """Return the loss that was minimised; nothing here waits for the device."""
+    def join(self, team: Team) -> None:
+        """Learn as one of a team, each with its rows of the batch; to be said again when other parameters learn."""
+        if team.size > 1:
+            self._team = team
+            self._shared, self._apart = reduced(self.model, self._loss)
+
+    def __call__(self, x: Images, y: Labels, noise: Noise, share: Share | None = None) -> Loss:
+        """Return the loss that was minimised; nothing here waits for the device.
+
+        ``share`` says which rows of the whole batch these are, if they are not all.
+        """
         x = x.contiguous(memory_format=self.layout)
         with self.laps.lap("attack"):
             x_adv = self.attack(x, y, noise)
         with self.laps.lap("learn"):
-            return self.learn(x, x_adv, y)
+            return self.learn(x, x_adv, y, share)
 
     def attack(self, x: Images, y: Labels, noise: Noise) -> Images:
         """Return the training attack's images on the present weights: model in eval mode, all frozen."""
@@ -69,9 +86,16 @@ class Step:
             return x
         with under_attack(self.model):
             self.view.refresh()
-            return attack.run(Probe(self.view, checked=False), x, y, noise).detach()
+            found = [
+                attack.run(Probe(self.view, checked=False), images, labels, Noise(noise.key, ids)).detach()
+                for images, labels, ids in self._pieces(x, y, noise.ids)
+            ]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
-    def learn(self, x: Images, x_adv: Images, y: Labels) -> Loss:
+    def _pieces(self, *batch: Tensor) -> Sequence[tuple[Tensor, ...]]:
+        return list(zip(*(tensor.chunk(self.pieces) for tensor in batch), strict=True))
+
+    def learn(self, x: Images, x_adv: Images, y: Labels, share: Share | None = None) -> Loss:
         """Update the weights on these images; the loss's terms gain the norm of its gradient.
 
         Where weights are perturbed, loss and gradient are those at the perturbed ones; the update, momentum and
@@ -80,21 +104,47 @@ class Step:
         self.model.train()
         self.host.settle()
         self.optimiser.zero_grad(set_to_none=True)
-        with perturbed(self.model, lambda: self._loss(x, x_adv, y).total, gamma=self.gamma):
-            loss = self._loss(x, x_adv, y)
-            loss.total.backward()  # type: ignore[no-untyped-call]
+
+        def ascent() -> Tensor:
+            return self._loss(x, x_adv, y).total
+
+        moved = perturbed(self.model, ascent, gamma=self.gamma, mean_=self._team.mean_)
+        with self.norms(), drawing(self.model, share), moved:
+            loss = self._backward(x, x_adv, y, share)
+        self._mean_statistics()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         loss.terms["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
         self.optimiser.step()
         return loss
 
-    def look(self, x: Images, y: Labels, noise: Noise) -> None:
+    def _backward(self, x: Images, x_adv: Images, y: Labels, share: Share | None) -> Loss:
+        """Leave the gradient of the whole batch in the parameters and return the loss of these rows."""
+        if self.pieces == 1:
+            loss = self._shared(x, x_adv, y)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            return loss
+        losses: list[Loss] = []
+        for piece in self._pieces(x, x_adv, y):
+            last = len(losses) == self.pieces - 1
+            with nullcontext() if last else self._apart(), drawing(self.model, share):
+                loss = self._shared(*piece)
+                (loss.total / self.pieces).backward()  # type: ignore[no-untyped-call]
+            losses.append(replace(loss, total=loss.total.detach()))
+            share = share.later(len(piece[0])) if share is not None else None
+        return mean_of(losses)
+
+    def _mean_statistics(self) -> None:
+        """Give all processes the mean of what their batch norms saw, so that they remain one model."""
+        self._team.mean_(b for b in self.model.buffers() if b.is_floating_point())
+
+    def look(self, x: Images, y: Labels, noise: Noise, share: Share | None = None) -> None:
         """Pass a batch through as a step would, without learning: batch norms in train mode see what it shows."""
         x = x.contiguous(memory_format=self.layout)
         x_adv = self.attack(x, y, noise)
         self.model.train()
-        with torch.no_grad():
+        with torch.no_grad(), self.norms(), drawing(self.model, share):
             self.loss(x, x_adv, y)
+        self._mean_statistics()
 
     def loss(self, x: Images, x_adv: Images, y: Labels) -> Loss:
         """Return the objective's loss in the engine's precision."""
@@ -114,11 +164,13 @@ def fast_step(
     *,
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     compiled: bool = False,
+    whole: bool = True,
 ) -> Step:
     """Return the fast loop: channels-last, attacks on a frozen copy with folded batch norms, bf16 products.
 
     Precision "auto" is bf16 where the device multiplies it natively, float32 elsewhere; "bf16" is emulated there.
-    Master weights, batch statistics, the mask and the loss are float32 always (autocast keeps them so).
+    Master weights, batch statistics, the mask and the loss are float32 always (autocast keeps them so). Of a batch that
+    is not learnt ``whole``, in one pass of one process, only attacks are compiled.
     """
     device = next(model.parameters()).device
     layout = memory_order(model)
@@ -135,7 +187,7 @@ def fast_step(
         view,
         around,
         layout,
-        compiled=compiled,
+        compiled=compiled and whole,
         notes=view.notes,
     )
 

@@ -17,14 +17,14 @@ class Laps:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
         self._seconds: dict[str, float] = {}
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def lap(self, name: str) -> Iterator[None]:
         """Time what happens inside under ``name``."""
-        if self._device.type == "cuda":
+        if self.device.type == "cuda":
             with self._events_around(name):
                 yield
             return
@@ -46,11 +46,21 @@ class Laps:
     def read(self) -> dict[str, float]:
         """Return the seconds of each part since the last reading; waits for the device."""
         if self._events:
-            torch.cuda.synchronize(self._device)
+            torch.cuda.synchronize(self.device)
         for name, begin, end in self._events:
             self._seconds[name] = self._seconds.get(name, 0.0) + begin.elapsed_time(end) / 1000
         seconds, self._seconds, self._events = self._seconds, {}, []
         return seconds
+
+
+def cost(laps: Laps, seconds: float, images: int) -> dict[str, object]:
+    """Return what an epoch cost; ``step_seconds`` splits the steps that could be timed by their parts."""
+    return {
+        "seconds": seconds,
+        "images_per_second": images / seconds if seconds else 0.0,
+        "step_seconds": laps.read(),
+        "peak_memory_bytes": peak_memory(laps.device),
+    }
 
 
 def peak_memory(device: torch.device) -> int:

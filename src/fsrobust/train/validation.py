@@ -8,18 +8,23 @@ from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.data import Dataset
 from fsrobust.data.batches import evaluation_batches, pixels
 from fsrobust.seeding import Noise
+from fsrobust.train.distributed import ALONE, Team
 from fsrobust.train.objectives import Objective
 from fsrobust.train.step import Step
 
 
-def validate(step: Step, data: Dataset, *, batch: int, seed: int) -> dict[str, float]:
+def validate(step: Step, data: Dataset, *, batch: int, seed: int, team: Team = ALONE) -> dict[str, float]:
     """Return natural accuracy and, if the objective attacks, accuracy under its attack, as the engine sees it.
 
     An objective may name a stronger attack, ``check``, to be judged by: "robust" is then under that, and "one_step"
-    under its own. The attack's noise is the same in every epoch, so that epochs are compared, not draws.
+    under its own. The attack's noise is the same in every epoch, so that epochs are compared, not draws. Each process
+    of a team takes its samples; all return the same.
     """
-    attacks = _attacks(step.objective)
-    right: dict[str, list[Tensor]] = {name: [] for name in ("natural", *attacks)}
+    attacks, count = _attacks(step.objective), len(data)
+    if team.size > 1:
+        data = data.select(range(team.rank, count, team.size))
+    none = torch.zeros((), dtype=torch.int64, device=data.labels.device)
+    right: dict[str, list[Tensor]] = {name: [none] for name in ("natural", *attacks)}
     with under_attack(step.model):
         step.view.refresh()
         probe = Probe(step.view)
@@ -30,7 +35,7 @@ def validate(step: Step, data: Dataset, *, batch: int, seed: int) -> dict[str, f
             for name, attack in attacks.items():
                 x_adv = attack.run(Probe(step.view, checked=False), x, y, noise).detach()
                 right[name].append((probe.logits(x_adv).argmax(1) == y).sum())
-    return {f"validation_{name}": float(torch.stack(v).sum()) / len(data) for name, v in right.items()}
+    return {f"validation_{name}": team.total(torch.stack(v).sum()) / count for name, v in right.items()}
 
 
 def _attacks(objective: Objective) -> dict[str, PGD]:

@@ -1,0 +1,246 @@
+"""One training run over several processes, each with its share of every batch: torchrun, DistributedDataParallel.
+
+Every process has the same weights and derives the same batches; it attacks its own rows of each, and gradients,
+metrics and batch statistics are means over all. So everything that is decided is decided alike everywhere, and rank 0
+alone writes.
+"""
+
+import atexit
+import inspect
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fsrobust.train.config import TrainingError
+from fsrobust.train.lifelines import DONE, FAILED, Lifelines
+from fsrobust.train.objectives import Loss
+from fsrobust.types import Images, InputError, Labels
+
+Learn = Callable[[Images, Images, Labels], Loss]
+_LOOKS: Final = 16
+"""Batches after which processes with GPUs ask each other whether to stop: hosts wait for each other there."""
+
+
+_NAMES: Final = inspect.signature(DistributedDataParallel).parameters
+_BUFFERS_STAY: Final[dict[str, Any]] = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in _NAMES
+    else "broadcast_buffers": False  # torch 2.13's name
+}
+"""Statistics are means over all, not rank 0's: ``Team.mean_`` sees to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Team:
+    """The processes of a run, as one of them sees them; a team of one does nothing."""
+
+    rank: int = 0
+    size: int = 1
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def share(self, order: Tensor) -> Tensor:
+        """Return this process's columns of an epoch's batches [steps, batch], of which all have as many."""
+        return order.chunk(self.size, dim=1)[self.rank]
+
+    def due(self, batch: int, device: torch.device) -> bool:
+        """Return whether all processes look up before the next batch of the epoch, on whatever clock each has."""
+        return self.size == 1 or device.type == "cpu" or batch % _LOOKS == 0
+
+    def agree(self, reason: str | None) -> str | None:
+        """Return why to stop, if any process has a reason to; all get an answer at the same step."""
+        if self.size == 1:
+            return reason
+        asked = torch.tensor([reason is not None], dtype=torch.int64)
+        dist.all_reduce(asked, dist.ReduceOp.MAX, group=self.control)
+        return reason or ("another process was asked to stop" if int(asked) else None)
+
+    def check_same(self, number: int, what: str) -> None:
+        """Refuse processes that do not see the same.
+
+        Raises:
+            InputError: they differ; the message says in ``what``.
+        """
+        if self.size == 1:
+            return
+        ends = torch.tensor([number, -number])
+        dist.all_reduce(ends, dist.ReduceOp.MAX, group=self.control)
+        highest, lowest = int(ends[0]), -int(ends[1])
+        if highest != lowest:
+            raise InputError(
+                f"Expected processes that see the same {what}, but got {lowest} and {highest}; "
+                "give them one run directory on a disk that all of them share"
+            )
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Let rank 0 go through before the others do."""
+        if self.leads:
+            yield
+        if self.size > 1:
+            dist.barrier(group=self.control)
+        if not self.leads:
+            yield
+
+    def mean_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes, in one reduction."""
+        kept = list(tensors)
+        if self.size == 1 or not kept:
+            return
+        # in float64 the mean of equal float32 numbers is that number, so what stands still does so to the bit
+        flat = torch.cat([tensor.detach().double().flatten() for tensor in kept])
+        dist.all_reduce(flat)
+        flat /= self.size
+        with torch.no_grad():
+            for tensor, mean in zip(kept, torch.split(flat, [t.numel() for t in kept]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
+    def means(self, numbers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the means of scalars over the processes, float64 where there are several."""
+        if self.size == 1:
+            return dict(numbers)
+        wide = {name: value.detach().double() for name, value in numbers.items()}
+        self.mean_(wide.values())
+        return wide
+
+    def total(self, count: Tensor) -> int:
+        """Return the sum of counts over the processes; waits for the device."""
+        if self.size > 1:
+            dist.all_reduce(count)
+        return int(count)
+
+
+ALONE: Final = Team()
+
+
+def check_shares(batch: int, processes: int, pieces: int) -> None:
+    """Refuse a batch that cannot be shared out alike.
+
+    Raises:
+        InputError: the message says which batches can.
+    """
+    parts = processes * pieces
+    if batch % parts:
+        below, above = batch // parts * parts, (batch // parts + 1) * parts
+        numbers = f"{below} or {above}" if below else f"{above}"
+        raise InputError(
+            f"Expected a batch that {processes} processes share alike in {pieces} pieces each, but got {batch}: "
+            f"train.batch={numbers} would do"
+        )
+
+
+class _Passes(nn.Module):
+    """The objective's loss as one module's forward pass, however many passes of the network it takes."""
+
+    def __init__(self, model: nn.Module, loss: Learn) -> None:
+        super().__init__()
+        self.model, self._loss = model, loss
+        # torch warns on every rank where the search for unused parameters finds none: let it find this one
+        self.unused = nn.Parameter(next(model.parameters()).new_zeros(()))
+
+    def forward(self, x: Images, x_adv: Images, y: Labels) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Return total, terms and logits."""
+        loss = self._loss(x, x_adv, y)
+        return loss.total, loss.terms, loss.logits
+
+
+def reduced(model: nn.Module, loss: Learn) -> tuple[Learn, Callable[[], AbstractContextManager[None]]]:
+    """Return ``loss`` with gradients that become means over the processes, and a context in which they stay apart.
+
+    Of the parameters that learn now: made anew when others do. All start from rank 0's weights.
+    """
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)
+    # unused parameters: a binary mask leaves some without a gradient. That search also keeps the buckets of the
+    # reduction as they are, and with them the order of sums: a resumed run has the bits of an undisturbed one
+    together = DistributedDataParallel(_Passes(model, loss), find_unused_parameters=True, **_BUFFERS_STAY)
+
+    def learn(x: Images, x_adv: Images, y: Labels) -> Loss:
+        total, terms, logits = together(x, x_adv, y)
+        return Loss(total, dict(terms), logits)
+
+    return learn, together.no_sync
+
+
+def environment_rank() -> tuple[int, int]:
+    """Return rank and number of the processes that torchrun started, (0, 1) where it did not."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ["RANK"]), size) if size > 1 and "RANK" in os.environ else (0, 1)
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Return this process's own GPU where torchrun started several; else, the device.
+
+    Raises:
+        InputError: there are fewer GPUs than processes on this machine.
+    """
+    _, size = environment_rank()
+    if size == 1 or device.type != "cuda":
+        return device
+    local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= there:
+        raise InputError(
+            f"Expected a GPU for each process of this machine, but process {local} (counted from 0) finds {there}; "
+            f"start torchrun with --nproc-per-node {there}, or give --device cpu"
+        )
+    return torch.device("cuda", local)
+
+
+@contextmanager
+def team_on(device: torch.device) -> Iterator[Team]:
+    """Yield the processes that torchrun started, or a team of one; all leave it together.
+
+    Raises:
+        TrainingError: another process was lost.
+        SystemExit: another process was lost or has failed, and it is for others to say so.
+    """
+    rank, size = environment_rank()
+    if size == 1:
+        yield ALONE
+        return
+    _initialise(device)
+    lifelines, control = Lifelines(rank, size), dist.new_group(backend="gloo")
+    try:
+        yield Team(rank, size, control)
+    except BaseException as error:
+        atexit.unregister(dist.destroy_process_group)  # it would wait for those who are gone
+        # that is how a reduction fails when somebody leaves
+        theirs = isinstance(error, RuntimeError) and not isinstance(error, TrainingError)
+        if theirs and lifelines.broken(wait=5.0):
+            _give_up(lifelines, error)
+        lifelines.leave(FAILED)
+        raise
+    lifelines.leave(DONE)
+    if lifelines.broken():
+        _give_up(lifelines, None)
+
+
+def _initialise(device: torch.device) -> None:
+    if dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
+
+
+def _give_up(lifelines: Lifelines, error: BaseException | None) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which would cut the sentence off
+    lifelines.leave(FAILED)
+    if lifelines.speaks:
+        raise TrainingError(lifelines.sentence()) from error
+    raise SystemExit(1)
