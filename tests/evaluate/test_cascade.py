@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from fsrobust.attacks import APGD, PGD, Cascade, Linf, Stage, make_attack, perturb
 from fsrobust.attacks.witness import in_ball
-from fsrobust.evaluate import cascade as module
 from fsrobust.evaluate import evaluate
 from fsrobust.evaluate.cascade import STANDING, Journal, Standing, Task, run_cascade
 from fsrobust.evaluate.engine import predict_all
 from fsrobust.types import InputError
 from tests.evaluate.test_engine import natural_net, samples
+from tests.evaluate.test_journal import always_due
 
 BALL = Linf(0.06)
 
@@ -99,7 +99,7 @@ def test_killed_after_any_batch_it_ends_where_it_would_have(
         calls.append(len(rows))
         return part(task, stage, rows)
 
-    monkeypatch.setattr(module, "_PAUSE", -1.0)
+    always_due(monkeypatch)
     monkeypatch.setattr(Task, "part", dying)
     with pytest.raises(_KilledError):
         run(tmp_path / "progress.npz")

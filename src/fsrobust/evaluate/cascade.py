@@ -15,16 +15,15 @@ from fsrobust.attacks import Cascade, Search, Stage, search
 from fsrobust.attacks.cascade import stage_seed
 from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
+from fsrobust.evaluate.journal import Pace, read_or_say
 from fsrobust.evaluate.outcome import Bits
-from fsrobust.evaluate.searching import Say, in_batches
-from fsrobust.records import read_npz, write_npz
+from fsrobust.evaluate.searching import Say, batch_for, in_batches
+from fsrobust.records import write_npz
 from fsrobust.seeding import derive
 from fsrobust.types import Ids, Images, InputError, Labels
 
 STANDING: Final = -1
 """In ``fooled_by``: no stage fooled this sample. 0 is the clean image, k the k-th stage."""
-_PAUSE: Final = 20.0
-"""Least seconds between two notes of progress on disk."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,19 +129,11 @@ class Journal:
     """Progress of a cascade in a file: the images of the fooled, and what cannot be derived from them."""
 
     file: Path | None
-    _written: float = field(default_factory=time.monotonic)
-    _took: float = 0.0
+    _pace: Pace = field(default_factory=Pace)
 
     def read(self, x: Images, say: Say) -> Standing | None:
         """Return where a killed run was, None if it had not got anywhere; of a damaged journal, that is said."""
-        if self.file is None or not self.file.is_file():
-            return None
-        try:
-            return self._standing(read_npz(self.file), x)
-        except (InputError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
-            why = str(error) if isinstance(error, InputError) else f'"{self.file}" is damaged'
-            say(f"{why}; the attack starts anew")
-            return None
+        return read_or_say(self.file, lambda arrays: self._standing(arrays, x), say)
 
     @staticmethod
     def _standing(arrays: Mapping[str, NDArray[Any]], x: Images) -> Standing:
@@ -159,10 +150,11 @@ class Journal:
 
     def write(self, standing: Standing, *, now: bool = False) -> None:
         """Note where the cascade is, unless that was done a moment ago."""
-        pause = max(_PAUSE, 20 * self._took)  # noting progress may cost 5 % of the time at most
-        if self.file is None or not (now or time.monotonic() - self._written > pause):
+        self._pace.note(lambda: self._write(standing), now=now)
+
+    def _write(self, standing: Standing) -> None:
+        if self.file is None:
             return
-        started = time.monotonic()
         arrays: dict[str, NDArray[Any]] = {
             "fooled_by": standing.fooled_by,
             "images": standing.images[torch.from_numpy(standing.fooled_by > 0)].numpy(),
@@ -170,8 +162,6 @@ class Journal:
             **cost_arrays(standing.costs),
         }
         write_npz(self.file, **arrays)
-        self._written = time.monotonic()
-        self._took = self._written - started
 
 
 def run_cascade(
@@ -228,7 +218,7 @@ def _run_stage(stage: Stage, task: Task, standing: Standing) -> Iterator[float]:
     def attack(part: slice) -> Search:
         return task.part(stage, torch.from_numpy(left[part]).to(task.x.device))
 
-    for part, found in in_batches(attack, len(left), task.batch):
+    for part, found in in_batches(attack, len(left), batch_for(stage.attack, task.batch, task.x.device)):
         now = time.perf_counter()
         standing.note(left[part], found, now - started)
         started = now

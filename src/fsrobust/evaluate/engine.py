@@ -1,7 +1,7 @@
 """Run attacks over a data set and keep what they found, one record per attack."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
 from fsrobust.evaluate.adaptive import find_attack, surrogates_of
 from fsrobust.evaluate.cascade import STANDING, Journal, Standing, Task, run_cascade
+from fsrobust.evaluate.journal import Batches
 from fsrobust.evaluate.outcome import Bits, Outcome
-from fsrobust.evaluate.searching import Say, choose_batch, choose_precision, in_batches
+from fsrobust.evaluate.searching import Say, batch_for, choose_batch, choose_precision, in_batches
 from fsrobust.types import Ids, Images, InputError, Labels
 
 Progress = Callable[[str, int, int], None]
@@ -144,37 +145,59 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     """Attack all samples in batches and return what was found, in the samples' order.
 
     ``view`` is what the attack queries instead of ``model``; the verdicts are the model's. A cascade may climb
-    ``surrogates`` and keeps its progress in ``journal``: killed, it goes on from there to the same result.
+    ``surrogates``. Progress is kept in ``journal``: killed, an attack goes on from there to the same result.
     """
     batch, ids = batch or choose_batch(model, x), ids.to(x.device)
     if isinstance(attack, Cascade):
         silent: Say = lambda _text: None  # noqa: E731 - a value, not a name
         task = Task(model, x, y, ids, seed, batch, view, surrogates or {}, say or silent, attack.draws)
         return _attack_in_stages(attack, task, name, progress, Journal(journal))
-    started = time.perf_counter()
-    found: list[Search] = []
 
     def attack_part(part: slice) -> Search:
-        found = search(attack, model, x[part], y[part], ids=ids[part], seed=seed, view=view)
+        return search(attack, model, x[part], y[part], ids=ids[part], seed=seed, view=view)
+
+    size = batch_for(attack, batch, x.device)
+    return attack_in_batches(
+        attack_part, len(x), size, name=name, progress=progress, say=say, journal=journal
+    )
+
+
+def attack_in_batches(  # noqa: PLR0913 - what to do, on how many, and who is told
+    attack_part: Callable[[slice], Search],
+    n: int,
+    batch: int,
+    *,
+    name: str,
+    progress: Progress | None,
+    say: Say | None,
+    journal: Path | None,
+) -> AttackResult:
+    """Attack ``n`` samples in batches, or the rest of them where ``journal`` knows of a beginning."""
+    batches = Batches.read(journal, n, say or (lambda _text: None))
+    done, started = batches.done, time.perf_counter()
+
+    def attack_rest(part: slice) -> Search:
+        found = attack_part(slice(done + part.start, done + part.stop))
         return replace(found, last=found.last.cpu(), witness=found.witness.cpu())  # they would fill a GPU
 
-    for part, done in in_batches(attack_part, len(x), batch, say):
-        found.append(done)
+    for part, found in in_batches(attack_rest, n - done, batch, say):
+        now = time.perf_counter()
+        batches.add(found, now - started)
+        started = now
         if progress is not None:
-            progress(name, part.stop, len(x))
-    fooled_last = _numpy(_join(s.fooled_last for s in found))
-    path = _path(found)
+            progress(name, done + part.stop, n)
+    whole = batches.joined()
     return AttackResult(
-        attacked=np.ones(len(x), bool),
-        fooled_last=fooled_last,
-        fooled_any=_numpy(_join(s.fooled_any for s in found)),
-        predicted=_numpy(_join(s.predicted for s in found)),
-        path=[float((~fooled).mean()) for fooled in (*path, fooled_last)],
-        forwards=sum(s.forwards for s in found),
-        backwards=sum(s.backwards for s in found),
-        seconds=time.perf_counter() - started,
-        last=_numpy(_join(s.last for s in found)[:GALLERY]).astype(np.float32),
-        images=_join(s.witness for s in found),
+        attacked=np.ones(n, bool),
+        fooled_last=_numpy(whole.fooled_last),
+        fooled_any=_numpy(whole.fooled_any),
+        predicted=_numpy(whole.predicted),
+        path=[float((~fooled).float().mean()) for fooled in (*whole.path, whole.fooled_last)],
+        forwards=whole.forwards,
+        backwards=whole.backwards,
+        seconds=batches.seconds,
+        last=_numpy(whole.last[:GALLERY]).astype(np.float32),
+        images=whole.witness,
     )
 
 
@@ -221,16 +244,6 @@ def _predict(task: Task, x: Images) -> NDArray[np.int64]:
 def _classes(task: Task) -> int:
     with under_attack(task.model):
         return Probe(task.model).logits(task.x[:1].clone()).shape[1]
-
-
-def _path(found: Sequence[Search]) -> list[Bits]:
-    """Return who was misclassified at each query; a batch whose search was over sooner stays as it ended."""
-    length = max(len(s.path) for s in found)
-    return [_numpy(_join(s.path[min(t, len(s.path) - 1)] for s in found)) for t in range(length)]
-
-
-def _join(parts: Iterable[Tensor]) -> Tensor:
-    return torch.cat(list(parts))
 
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:

@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fsrobust.attacks import Attack
 from fsrobust.attacks.compiled import first_line, is_out_of_memory
 from fsrobust.attacks.losses import cross_entropy
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
@@ -28,6 +29,8 @@ _SAME: Final = 0.98
 """The same for a copy in float32, where folded batch norms turn the signs of small gradients alone."""
 _LARGEST: Final = {"cpu": 256, "cuda": 2048}
 """Samples at once beyond which throughput no longer grows: caches on a CPU, launches on a GPU."""
+_PASSES: Final[dict[str, int]] = {"cpu": 160_000, "cuda": 5_000_000}
+"""Passes of a batch, over all its samples, after which an attack should have something to put on record."""
 _SHARE: Final = 0.5
 """Share of the free memory that an attack may plan with."""
 
@@ -111,6 +114,18 @@ def choose_batch(model: nn.Module, x: Images) -> int:
     while largest > 1 and largest * bytes_each > free:
         largest //= 2
     return largest
+
+
+def batch_for(attack: Attack, batch: int, device: torch.device) -> int:
+    """Return how many of at most ``batch`` samples such an attack takes at once: fewer where it is long.
+
+    Only what whole batches found is kept when an attack is killed.
+
+    >>> from fsrobust.attacks import Linf, make_attack
+    >>> [batch_for(make_attack(name, Linf(0.1)), 256, torch.device("cpu")) for name in ("pgd100", "square", "nattack")]
+    [256, 32, 1]
+    """
+    return max(1, min(batch, _PASSES.get(device.type, _PASSES["cpu"]) // max(1, attack.cost)))
 
 
 def in_batches(

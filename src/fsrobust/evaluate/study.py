@@ -170,6 +170,7 @@ class _Work:
             "name": name,
             "progress": self.progress,
             "say": self.say,
+            "journal": shard.file(record_folder(self.study, name), "progress"),
         }
         if rival is not None:
             return transfer_attack(attack, rival.model, self.model, x, data.labels, **shared)  # type: ignore[arg-type]
@@ -180,7 +181,6 @@ class _Work:
             data.labels,
             view=self.view,
             surrogates=self.surrogates,
-            journal=shard.file(record_folder(self.study, name), "progress"),
             **shared,  # type: ignore[arg-type]
         )
 

@@ -1,18 +1,17 @@
 """Attack one network and ask another: what an attacker does who cannot see the model, only train one like it."""
 
-import time
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-import torch
 from torch import nn
 
 from fsrobust.attacks import Attack, Search, search
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
-from fsrobust.evaluate.engine import GALLERY, AttackResult, Progress
-from fsrobust.evaluate.searching import Say, choose_batch, in_batches
-from fsrobust.types import Flags, Ids, Images, Labels
+from fsrobust.evaluate.engine import AttackResult, Progress, attack_in_batches
+from fsrobust.evaluate.searching import Say, batch_for, choose_batch
+from fsrobust.types import Ids, Images, Labels
 
 
 def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
@@ -29,6 +28,7 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
     name: str = "",
     progress: Progress | None = None,
     say: Say | None = None,
+    journal: Path | None = None,
 ) -> AttackResult:
     """Attack ``surrogate`` on all samples, ask ``model`` about each attacked image once, return its verdicts.
 
@@ -42,30 +42,23 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
     Raises:
         InputError: what ``perturb`` refuses, of either network.
     """
-    started = time.perf_counter()
 
-    def attack_part(part: slice) -> tuple[Search, Labels]:
+    def attack_part(part: slice) -> Search:
         found = search(attack, surrogate, x[part], y[part], ids=ids[part], seed=seed, view=view)
         with under_attack(model), ieee_fp32():
-            return found, predict(Probe(model), found.last)
+            predicted = predict(Probe(model), found.last)
+        fooled = predicted != y[part]
+        return replace(
+            found,
+            witness=found.last,
+            fooled_last=fooled,
+            fooled_any=fooled,
+            predicted=predicted,
+            path=[],
+            forwards=found.forwards + len(fooled),
+        )
 
-    size = batch or min(choose_batch(surrogate, x), choose_batch(model, x))
-    found: list[tuple[Search, Labels]] = []
-    for part, done in in_batches(attack_part, len(x), size, say):
-        found.append(done)
-        if progress is not None:
-            progress(name, part.stop, len(x))
-    predicted = torch.cat([classes for _, classes in found])
-    fooled: Flags = predicted != y
-    return AttackResult(
-        attacked=np.ones(len(x), bool),
-        fooled_last=fooled.cpu().numpy(),
-        fooled_any=fooled.cpu().numpy(),
-        predicted=predicted.cpu().numpy(),
-        path=[float((~fooled).float().mean())],
-        forwards=sum(searched.forwards for searched, _ in found) + len(x),
-        backwards=sum(searched.backwards for searched, _ in found),
-        seconds=time.perf_counter() - started,
-        last=torch.cat([searched.last for searched, _ in found])[:GALLERY].float().cpu().numpy(),
-        images=torch.cat([searched.last.cpu() for searched, _ in found]),
+    size = batch_for(attack, batch or min(choose_batch(surrogate, x), choose_batch(model, x)), x.device)
+    return attack_in_batches(
+        attack_part, len(x), size, name=name, progress=progress, say=say, journal=journal
     )
