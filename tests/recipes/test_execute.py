@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fsrobust.cli import run
+from fsrobust.evaluate import read_records
 from fsrobust.recipes.execute import find_target, pick_device, plan_study
 from fsrobust.types import InputError
 
@@ -101,3 +102,20 @@ def test_a_refused_setting_leaves_no_run_behind(
     assert run(["train", "digits-at", "--set", setting, "--out", str(out), "--device", "cpu"]) == 2
     assert "Expected" in capsys.readouterr().err or setting.startswith("model")
     assert not (out / "config.json").exists()
+
+
+@pytest.mark.usefixtures("own")
+def test_there_is_nothing_to_adapt_to_in_a_network_without_the_plug_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside other attacks "adaptive" is left out, and that is said; alone it is refused."""
+    target = ["evaluate", "somebodys:make", "--data", "digits", "--limit", "4", "--curve-samples", "0"]
+    target += ["--eps", "0.01", "--out", str(tmp_path / "out")]
+    assert run([*target, "--attacks", "fgsm,adaptive"]) == 0
+    shown = capsys.readouterr()
+    assert "left out" in shown.out + shown.err
+    assert {record["name"] for record in read_records(tmp_path / "out") if record["kind"] == "attack"} == {
+        "fgsm"
+    }
+    assert run([*target, "--attacks", "adaptive"]) == 2
+    assert "nothing to adapt to" in capsys.readouterr().err

@@ -81,10 +81,12 @@ def evaluate(
         "surrogate": surrogate,
     }
     study = execute.plan_study(execute.find_target(target, checkpoint=checkpoint), **plan)  # type: ignore[arg-type]
-    names = names or execute.standard_attacks(study.subject.model)
+    names, left_out = execute.applicable(
+        names or execute.standard_attacks(study.subject.model), study.subject.model
+    )
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         reporter.say(f"{study.announce()}: {', '.join(names)}")
-        for warning in warnings_of(study):
+        for warning in (*left_out, *warnings_of(study)):
             reporter.say(warning)
         work = Sharded(target, checkpoint, plan, tuple(names), batch, save_images)
         if not share_out(work, study, shards):

@@ -1,5 +1,6 @@
 """Carry out what the command line asks for: train a run, find and evaluate a target."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -196,6 +197,14 @@ def _slug(text: str) -> str:
 def standard_attacks(model: nn.Module) -> list[str]:
     """Return what a model is judged by unless told otherwise: white box, AutoAttack, and whatever adapts to it."""
     return [*SUITES["whitebox"], "autoattack", *([ADAPTIVE] if surrogates_of(model) else [])]
+
+
+def applicable(names: Sequence[str], model: nn.Module) -> tuple[list[str], list[str]]:
+    """Return the attacks that there are for a model, and a sentence for what was left out while others remain."""
+    left = [name for name in names if name != ADAPTIVE]
+    if len(left) in {0, len(names)} or surrogates_of(model):
+        return list(names), []
+    return left, ['"adaptive" is left out: the model has no plug-in, so there is nothing to adapt to']
 
 
 def expand_attacks(text: str) -> list[str]:
