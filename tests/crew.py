@@ -1,12 +1,13 @@
 """What torchrun starts in tests: several trainings in one job, since each start of Python and torch costs seconds.
 
-``python -m tests.crew fits OUT`` trains CASES and keeps losses and weights of each process. ``python -m tests.crew
-doomed N COMMAND`` runs a command of ours, in which process 1 is killed in its N-th training pass.
+``python -m tests.crew cases OUT COMMAND`` trains CASES, keeps what each process came to, and runs a command of ours.
+``python -m tests.crew doomed COMMAND`` runs one in which process 1 is killed in its training pass SEVENTH.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,30 @@ class Case:
         inner.register_forward_pre_hook(_widen)
         return model
 
-    def train(self, **changes: Any) -> tuple[list[float], dict[str, Tensor]]:
-        """Return the loss of each step, and the state of the network after the last."""
+    def train(self, out: Path | None = None, *, resume: bool = False, **changes: Any) -> "Result":
+        """Train on digits."""
         model, listener = self.network(), Listener()
-        settings = short(**{**self.settings, **changes})
-        history = fit(model, digits(70), objective=self.objective, train=settings, reporter=listener)
-        rows = [row["validation_natural"] for row in history.rows if "validation_natural" in row]
-        return [*listener.losses, *rows], model.state_dict()
+        history = fit(
+            model,
+            digits(90),
+            objective=self.objective,
+            train=short(**{**self.settings, **changes}),
+            out=out,
+            resume=resume,
+            reporter=listener,
+        )
+        rows = [{k: v for k, v in row.items() if k.startswith("validation")} for row in history.rows]
+        return Result(listener.losses, rows, model.state_dict(), history.stopped)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The loss of each step, as rank 0 is told it; validation of each epoch; the network's state; why it stopped."""
+
+    losses: list[float]
+    rows: list[dict[str, float]]
+    state: dict[str, Tensor]
+    stopped: str | None
 
 
 def _widen(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -75,33 +93,37 @@ CASES = {
 """Trainings that two processes and one do alike; but for "norms", where they see other batch statistics."""
 
 
-def fits(out: Path) -> None:
-    """Train all cases; each process keeps what it came to."""
-    rank = int(os.environ["RANK"])
-    for name, case in CASES.items():
-        torch.save(case.train(), out / f"{name}-{rank}.pt")
+SEVENTH = 7
+"""The training pass in which process 1 meets its end; epochs have five."""
 
 
-def doomed(passes: int, arguments: list[str]) -> int:
-    """Run a command in which process 1 does not survive its training pass of that number."""
+def struck(number: signal.Signals) -> Callable[..., Loss]:
+    """Return a classification loss that sends process 1 a signal in its seventh pass."""
     count, plain = 0, objectives.classify
 
     def classify(*given: Any) -> Loss:
         nonlocal count
         count += 1
-        if count == passes and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if count == SEVENTH and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), number)
         return plain(*given)
 
-    objectives.classify = classify
-    return command(arguments)
+    return classify
+
+
+def main(what: str, *arguments: str) -> int:
+    """Do what the command line says; return the exit code."""
+    if what == "doomed":
+        objectives.classify = struck(signal.SIGKILL)
+        return command(list(arguments))
+    out, rank = Path(arguments[0]), os.environ["RANK"]
+    results = {name: case.train() for name, case in CASES.items()}
+    plain, objectives.classify = objectives.classify, struck(signal.SIGTERM)
+    results["stopped"] = CASES["at"].train(out / "stopped")
+    objectives.classify = plain
+    torch.save({name: vars(result) for name, result in results.items()}, out / f"{rank}.pt")
+    return command(list(arguments[1:]))
 
 
 if __name__ == "__main__":
-    what, first, *rest = sys.argv[1:]
-    if what == "fits":
-        fits(Path(first))
-        for line in rest:
-            assert command(line.split()) == 0, line
-    else:
-        sys.exit(doomed(int(first), rest))
+    sys.exit(main(*sys.argv[1:]))

@@ -22,10 +22,15 @@ CASES = {
     ("train.averaging=swa", "train.ema_decay=0.9"): "one average",
     ("train.averaging=ema", "train.swa_start=0.9"): "one average",
     ("train.schedule=cosine", "train.milestones=[0.5]"): "milestones",
+    ("objective.awp=0.005", "train.accumulate=2"): "whole batch",
+    ("train.sync_bn=true", "device=cpu"): "GPUs alone",
+    ("train.sync_bn=true", "processes=1"): "torchrun",
 }
 """A pair of settings, and a word of the reason."""
 NEEDED = {"objective.awp_warmup=3": ["objective.awp=5e-3"]}
 """What else a case needs to come to its row."""
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "0"}
+"""What torchrun says to a process; it is refused before it looks for others."""
 
 
 def names(case: tuple[str, str]) -> tuple[str, str]:
@@ -41,10 +46,17 @@ def test_every_row_has_a_case() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_pair_is_refused_by_a_sentence_with_both_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    case: tuple[str, str],
 ) -> None:
     """The command ends with status 2, names both options and the reason, and leaves no run behind."""
-    settings = [part for s in (*NEEDED.get(case[0], []), *case) for part in ("--set", s)]
+    given = [s for s in (*NEEDED.get(case[0], []), *case) if not s.startswith(("device", "processes"))]
+    settings = [part for s in given for part in ("--set", s)]
+    if case[1].startswith("device"):
+        for name, value in TORCHRUN.items():
+            monkeypatch.setenv(name, value)
     out = tmp_path / "run"
     assert run(["train", "digits-at", *settings, "--out", str(out), "--device", "cpu"]) == 2
     said = capsys.readouterr().err

@@ -30,13 +30,9 @@ _LOOKS: Final = 16
 """Batches after which processes with GPUs ask each other whether to stop: hosts wait for each other there."""
 
 
-_NAMES: Final = inspect.signature(DistributedDataParallel).parameters
-_BUFFERS_STAY: Final[dict[str, Any]] = {
-    "forward_sync_buffers"
-    if "forward_sync_buffers" in _NAMES
-    else "broadcast_buffers": False  # torch 2.13's name
-}
-"""Statistics are means over all, not rank 0's: ``Team.mean_`` sees to it."""
+_NEWER: Final = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
+_BUFFERS_STAY: Final[dict[str, Any]] = {"forward_sync_buffers" if _NEWER else "broadcast_buffers": False}
+"""What keeps rank 0's batch statistics from replacing the others': ``Team.mean_`` makes means of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +93,10 @@ class Team:
 
     def mean_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over the processes, in one reduction."""
+        if self.size == 1:
+            return
         kept = list(tensors)
-        if self.size == 1 or not kept:
+        if not kept:
             return
         # in float64 the mean of equal float32 numbers is that number, so what stands still does so to the bit
         flat = torch.cat([tensor.detach().double().flatten() for tensor in kept])
@@ -137,8 +135,8 @@ def check_shares(batch: int, processes: int, pieces: int) -> None:
         below, above = batch // parts * parts, (batch // parts + 1) * parts
         numbers = f"{below} or {above}" if below else f"{above}"
         raise InputError(
-            f"Expected a batch that {processes} processes share alike in {pieces} pieces each, but got {batch}: "
-            f"train.batch={numbers} would do"
+            f"Expected a batch that divides by {parts} ({processes} processes × train.accumulate={pieces}), "
+            f"but got {batch}; train.batch={numbers} would do"
         )
 
 

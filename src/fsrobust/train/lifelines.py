@@ -77,7 +77,8 @@ class Lifelines:
             return
         self._tell(FAILED)  # before rank 0 itself is gone, and is missed
         self._broken.set()
-        if not self._left.wait(GRACE):
+        # one that failed takes its time to say so, and torchrun would end it if this one ended first
+        if not self._left.wait(GRACE if self.lost is not None else 3 * GRACE):
             if self.speaks:
                 sys.stderr.write(f"fsrobust: {self.sentence()}\n")
                 sys.stderr.flush()

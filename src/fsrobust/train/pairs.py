@@ -90,15 +90,15 @@ PAIRS: Final = (
     ),
     Pair(
         "train.sync_bn",
-        "device",
-        lambda synced, device: synced and device != "cuda",
-        "torch's synchronised batch norms are for GPUs alone",
-    ),
-    Pair(
-        "train.sync_bn",
         "processes",
         lambda synced, processes: synced and processes == 1,
         "there is nobody to share statistics with; start the run with torchrun",
+    ),
+    Pair(
+        "train.sync_bn",
+        "device",
+        lambda synced, device: synced and device != "cuda",
+        "torch's synchronised batch norms are for GPUs alone",
     ),
 )
 

@@ -1,0 +1,282 @@
+"""One run over two processes is the run of one, and outlives any of them; pieces of a batch are the batch."""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fsrobust.cli import run
+from fsrobust.plugin.draws import Share, drawing, drawn_again
+from fsrobust.plugin.mask import logistic_like
+from fsrobust.records import Metrics, read_json
+from fsrobust.train import fit, load
+from fsrobust.train.distributed import check_shares, own_device
+from fsrobust.train.synced import SyncedNorms
+from fsrobust.types import InputError
+from tests.crew import CASES, SEVENTH, Result
+from tests.helpers import fingerprint, guarded, images
+from tests.runs import TIMES, Listener, at, digits, net, short
+
+ROOT = Path(__file__).parents[2]
+RECIPE = (
+    *("train", "digits-at-fsr", "--device", "cpu", "--set", "model.width=4", "--set", "objective.steps=2"),
+    *("--set", "train.batch=256", "--set", "train.epochs=2", "--set", "train.validation=100"),
+)
+"""Five steps an epoch, with batch norms."""
+SAME = 1e-9
+"""Two orders of summing float64 differ by 10⁻¹⁶ a step; ten steps with momentum leave that far below this."""
+
+
+def torchrun(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a module in two processes and wait for them: less than two minutes, or it hangs."""
+    path = os.pathsep.join([str(ROOT), *sys.path])
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return subprocess.run(
+        [*torchrun, "-m", *arguments],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What two processes left: the results of each by name, the run of a command and what was said."""
+
+    folder: Path
+    results: tuple[dict[str, Result], dict[str, Result]]
+    run: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """Return what two processes made of all cases, and of a command."""
+    folder = tmp_path_factory.mktemp("job")
+    done = torchrun("tests.crew", "cases", str(folder), *RECIPE, "--out", str(folder / "run"))
+    assert done.returncode == 0, done.stderr
+    first, second = (
+        {name: Result(**values) for name, values in torch.load(folder / f"{rank}.pt").items()}
+        for rank in (0, 1)
+    )
+    return Job(folder, (first, second), folder / "run", done.stdout + done.stderr)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return the largest difference between two states of a network."""
+    assert list(one) == list(other)
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+def check_alike(one: Result, other: Result) -> None:
+    """Compare losses step by step, validation, and final weights."""
+    assert len(one.losses) == len(other.losses) == 10
+    assert one.losses[0] != one.losses[-1]
+    assert max(abs(a - b) for a, b in zip(one.losses, other.losses, strict=True)) < SAME
+    assert one.rows == other.rows
+    assert distance(one.state, other.state) < SAME
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if not CASES[name].norms])
+def test_two_processes_are_one(job: Job, name: str) -> None:
+    """AT, TRADES, MART, weights perturbed, each with FSR, and natural training: losses and weights of one process."""
+    check_alike(job.results[0][name], alone(name))
+
+
+@pytest.mark.slow
+def test_all_processes_have_one_model(job: Job) -> None:
+    """To the bit, with batch norms, averages and a host that is frozen for an epoch, too; rank 0 alone reports."""
+    for name, case in CASES.items():
+        first, second = (results[name] for results in job.results)
+        assert first.rows == second.rows
+        assert distance(first.state, second.state) == 0, name
+        assert len(first.losses) == 10
+        assert second.losses == []
+        # the comparison can fail: these trainings move the weights
+        assert distance(first.state, case.network().state_dict()) > 1e-3
+
+
+@pytest.mark.slow
+def test_statistics_are_those_of_the_shares(job: Job) -> None:
+    """With batch norms two processes are not one, as documented; the loss is near, the model another."""
+    one = alone("norms")
+    two = job.results[0]["norms"]
+    assert distance(one.state, two.state) > SAME
+    assert max(abs(a - b) for a, b in zip(one.losses, two.losses, strict=True)) < 0.1 * one.losses[0]
+
+
+@pytest.mark.slow
+def test_all_stop_at_one_step_and_one_process_goes_on(job: Job, tmp_path: Path) -> None:
+    """SIGTERM to process 1 stops both after that step; resumed by one process, the run ends as if never stopped."""
+    for results in job.results:
+        assert results["stopped"].stopped in ("received SIGTERM", "another process was asked to stop")
+    assert len(job.results[0]["stopped"].losses) == SEVENTH
+    out = shutil.copytree(job.folder / "stopped", tmp_path / "run")
+    assert [path.name for path in sorted((out / "checkpoints").glob("0*"))] == ["00000005", "00000007"]
+    rest = CASES["at"].train(out, resume=True)
+    assert len(rest.losses) == 10 - SEVENTH
+    assert distance(rest.state, alone("at").state) < SAME
+
+
+@pytest.mark.slow
+def test_rank_0_writes_and_speaks_alone(job: Job) -> None:
+    """One row an epoch, one line of each kind, no warnings of torch's; config.json has the number of processes."""
+    assert [row["epoch"] for row in Metrics(job.run / "metrics.jsonl").rows()] == [1, 2]
+    for text in ("training on", "epoch 1/2", "epoch 2/2", "Trained into"):
+        assert job.said.count(text) == 1, job.said
+    assert "Warning" not in job.said
+    assert read_json(job.run / "config.json")["provenance"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_it_goes_on(job: Job, tmp_path: Path) -> None:
+    """SIGKILL to one: the other says so in a sentence and fails; resumed, weights and metrics are as if undisturbed."""
+    command = [*RECIPE, "--out", str(tmp_path / "run")]
+    ended = torchrun("tests.crew", "doomed", *command)
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if line.startswith("fsrobust:")]
+    assert len(said) == 1, ended.stderr
+    assert "Process 1 of 2" in said[0]
+    assert "--resume" in said[0]
+    resumed = torchrun("fsrobust", *command, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed at epoch 2, batch 0" in resumed.stderr
+    assert fingerprint(load(tmp_path / "run")) == fingerprint(load(job.run))
+    rows, whole = (Metrics(folder / "metrics.jsonl").rows() for folder in (tmp_path / "run", job.run))
+    for mine, theirs in zip(rows, whole, strict=True):
+        assert {k: mine[k] for k in mine if k not in TIMES} == {
+            k: theirs[k] for k in theirs if k not in TIMES
+        }
+
+
+@functools.cache
+def alone(name: str) -> Result:
+    """Return what one process makes of a case, its batches whole."""
+    return CASES[name].train(accumulate=1)
+
+
+@pytest.mark.parametrize(("name", "pieces"), [("at", 4), ("mart", 2)])
+def test_pieces_are_the_batch(name: str, pieces: int) -> None:
+    """Attacked and learnt in two or four pieces, a batch gives the losses and weights of the whole."""
+    check_alike(CASES[name].train(accumulate=pieces), alone(name))
+
+
+def test_a_run_goes_on_in_other_pieces(tmp_path: Path) -> None:
+    """How a batch is shared out is no part of what a run is: one that was begun in two pieces goes on in one."""
+    checkpoints = tmp_path / "run" / "checkpoints"
+    CASES["at"].train(tmp_path / "run", accumulate=2)
+    shutil.rmtree(checkpoints / "00000010")
+    (checkpoints / "last").write_text("00000005\n")
+    rest = CASES["at"].train(tmp_path / "run", resume=True)
+    assert len(rest.losses) == 5
+    assert distance(rest.state, alone("at").state) < SAME
+
+
+@pytest.mark.parametrize(
+    ("batch", "processes", "pieces", "numbers"),
+    [(30, 4, 1, "28 or 32"), (6, 2, 4, "8"), (16, 3, 2, "12 or 18")],
+)
+def test_a_batch_that_cannot_be_shared_is_refused(
+    batch: int, processes: int, pieces: int, numbers: str
+) -> None:
+    """The sentence names the numbers on both sides that can."""
+    with pytest.raises(InputError, match=f"train.batch={numbers} would do"):
+        check_shares(batch, processes, pieces)
+
+
+def test_pieces_that_are_uneven_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command, before it writes anything."""
+    settings = ["--set", "train.batch=50", "--set", "train.accumulate=4", "--out", str(tmp_path / "run")]
+    assert run(["train", "digits-at", "--device", "cpu", *settings]) == 2
+    assert "train.batch=48 or 52" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_share_draws_what_the_whole_batch_would() -> None:
+    """The masks of rows 2, 3 and 4 of 6, by their seed, are rows 2, 3 and 4 of the masks that torch's seed gives."""
+    model = guarded().train()
+    f = torch.randn(6, 16, 2, 2)
+    point = model.fsr[0]
+    torch.manual_seed(7)
+    whole = [logistic_like(f), logistic_like(f)]
+    with drawing(model, Share(7, first=2, whole=6)):
+        rows = [point.draw(f[2:5]), point.draw(f[2:5])]  # type: ignore[operator]
+    for mine, theirs in zip(rows, whole, strict=True):
+        assert torch.equal(mine, theirs[2:5])
+    assert point.draw is logistic_like
+
+
+def test_noise_is_drawn_again() -> None:
+    """What a share's mask and dropout draw inside, they draw after; then they go on."""
+    model, x = guarded().train(), images(4)
+    dropout = nn.Dropout(0.5)
+    with drawing(model, Share(1, first=0, whole=4)), torch.random.fork_rng(devices=[]):
+        with drawn_again(model, x.device):
+            first = model.parts(x).mask[0], dropout(x)
+        second = model.parts(x).mask[0], dropout(x)
+        third = model.parts(x).mask[0], dropout(x)
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(second[1], third[1])
+    # batch norms in train mode see the same batch each time
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(second[0], third[0])
+
+
+def test_synced_norms_stand_in_and_leave() -> None:
+    """While the model learns its batch norms are torch's synchronised ones, of the same tensors; after, its own."""
+    model = net(fsr="paper").train()
+    own = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    next(iter(own.values())).eval()
+    before = {name: value.data_ptr() for name, value in model.state_dict().items()}
+    with SyncedNorms(model).standing_in():
+        for name, norm in own.items():
+            twin = model.get_submodule(name)
+            assert isinstance(twin, nn.SyncBatchNorm)
+            assert twin.training == norm.training
+        assert {name: value.data_ptr() for name, value in model.state_dict().items()} == before
+    assert all(model.get_submodule(name) is norm for name, norm in own.items())
+
+
+def test_dropout_differs_between_pieces() -> None:
+    """What is no mask's noise is drawn for each piece: two pieces of the same image are not dropped alike."""
+    seen: list[Tensor] = []
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.drop = nn.Linear(64, 10), nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            dropped = self.drop(torch.ones_like(x))
+            if self.training:
+                seen.append(dropped)
+            logits: Tensor = self.head((x * dropped).flatten(1))
+            return logits
+
+    train: Any = short(accumulate=2, epochs=1, train_on="all")
+    fit(Net(), digits(16), objective=at(), train=train, reporter=Listener())
+    assert len(seen) == 2
+    assert not torch.equal(*seen)
+
+
+def test_there_must_be_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Process 3 of a machine with two GPUs is told; with enough of them each has its own; a CPU serves all."""
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"process 3 .* finds 2; start torchrun with --nproc-per-node 2"):
+        own_device(torch.device("cuda"))
+    assert own_device(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
