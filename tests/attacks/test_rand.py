@@ -1,18 +1,21 @@
 """AutoAttack's version for random networks: gradients and verdicts are those of the mean of several draws."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fsrobust.attacks import APGD, Linf, Stage, make_attack, search
+from fsrobust.attacks import APGD, Ball, Linf, Stage, make_attack, search
 from fsrobust.attacks.base import drawing
 from fsrobust.attacks.cascade import DRAWS, Cascade, autoattack_rand
 from fsrobust.attacks.probe import Probe
 from fsrobust.evaluate.engine import run_attack
+from fsrobust.evaluate.transfer import transfer_attack
+from fsrobust.seeding import Noise
 from tests.attacks.conftest import RADII
 from tests.attacks.oracles import NORMS, Counting
 from tests.attacks.test_apgd import reference as reference
@@ -43,6 +46,19 @@ class Noisy(nn.Module):
         """Return the logits of another noise each time."""
         logits: Tensor = self.net(x + self.sigma * torch.randn_like(x))
         return logits
+
+
+@dataclass(frozen=True)
+class Idle:
+    """An attack that returns what it is given."""
+
+    ball: Ball
+    family: ClassVar[str] = "idle"
+    cost: ClassVar[int] = 1
+
+    def run(self, _probe: Probe, x: Tensor, _y: Tensor, _noise: Noise) -> Tensor:
+        """Return the images."""
+        return x
 
 
 class Moody(nn.Module):
@@ -102,6 +118,20 @@ def test_a_lucky_draw_is_no_verdict(robust_net: tuple[nn.Module, Tensor, Tensor]
     assert not search(replace(single, draws=DRAWS), Moody(model), x, y, ids=ids).fooled_any.any()
 
 
+def test_a_stage_leaves_alone_what_the_ones_before_it_fooled(
+    robust_net: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    """A second stage that finds nothing changes no image that the first one fooled with, and no clean one."""
+    model, x, y = robust_net
+    x, y, ids = x[:24], y[:24], torch.arange(24)
+    climb, idle = Stage("apgd-ce", APGD(BALL, steps=10)), Stage("idle", Idle(BALL))
+    one, two = (
+        search(Cascade(BALL, stages, draws=3), model, x, y, ids=ids) for stages in ((climb,), (climb, idle))
+    )
+    assert one.fooled_last.any()
+    assert torch.equal(one.fooled_last, two.fooled_last)
+
+
 def test_the_same_seed_draws_the_same(robust_net: tuple[nn.Module, Tensor, Tensor]) -> None:
     """Two evaluations of a random network agree image by image; another seed draws otherwise."""
     model, x, y = robust_net
@@ -114,6 +144,25 @@ def test_the_same_seed_draws_the_same(robust_net: tuple[nn.Module, Tensor, Tenso
     assert (first.fooled_any == second.fooled_any).all()
     assert torch.equal(first.images, second.images)
     assert not torch.equal(first.images, other.images)
+
+
+def test_a_random_network_is_asked_several_times_about_what_another_made(
+    robust_net: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    """A transfer's verdicts are by the mean of the draws, too: the same with the same seed, and at random by one."""
+    model, x, y = robust_net
+    short = Cascade(BALL, (Stage("apgd-ce", APGD(BALL, steps=2)),), draws=8)
+    moody = Moody(model)
+    first, second = (
+        transfer_attack(short, model, moody, x[:40], y[:40], ids=torch.arange(40)).predicted for _ in "ab"
+    )
+    assert (first == second).all()
+    assert (
+        first
+        == model(transfer_attack(short, model, model, x[:40], y[:40], ids=torch.arange(40)).images)
+        .argmax(1)
+        .numpy()
+    ).all()
 
 
 @pytest.fixture

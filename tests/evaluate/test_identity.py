@@ -1,5 +1,6 @@
 """Whatever changes what a network answers changes its fingerprint; what does not, does not."""
 
+import copy
 import importlib.util
 from collections.abc import Callable
 from functools import partial
@@ -10,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fsrobust.evaluate import Subject
 from fsrobust.evaluate.identity import identify
-from fsrobust.plugin import attach, create_model
+from fsrobust.plugin import FSR, attach, create_model
 from tests import foreign
 
 SOURCE = """
@@ -102,6 +104,62 @@ def test_every_change_is_another_model() -> None:
     assert len(identities) == len(seen)
 
 
+PROMPT = """
+from torch import nn
+MEAN = (0.4, 0.5)
+class Net(nn.Module):
+    temperature = 1.0
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+    @staticmethod
+    def squash(x):
+        return x.tanh()
+    @property
+    def gain(self):
+        return 2.0
+    def forward(self, x, *, shift=0.0):
+        return self.squash(self.head(x.flatten(1) - MEAN[0])) * self.gain / self.temperature + shift
+"""
+EDITS = {
+    "class attribute": ("temperature = 1.0", "temperature = 9.0"),
+    "default": ("shift=0.0", "shift=0.1"),
+    "static method": ("x.tanh()", "x.sigmoid()"),
+    "property": ("return 2.0", "return 3.0"),
+    "global": ("MEAN = (0.4, 0.5)", "MEAN = (0.5, 0.5)"),
+    "constant": ("x.flatten(1)", "x.flatten(0)"),
+}
+
+
+def test_what_is_typed_at_a_prompt_counts_too() -> None:
+    """Without a source file every part of a class does: attributes, defaults, wrapped functions, globals it names."""
+
+    def typed(code: str) -> object:
+        namespace: dict[str, Any] = {"__name__": "__main__"}
+        exec(compile(code, "<prompt>", "exec"), namespace)
+        torch.manual_seed(0)
+        return identify(namespace["Net"]())["code_sha256"]
+
+    assert typed(PROMPT) == typed(PROMPT)
+    assert len({typed(PROMPT), *(typed(PROMPT.replace(*edit)) for edit in EDITS.values())}) == 1 + len(EDITS)
+
+
+def test_a_network_counts_as_what_it_was_when_it_was_handed_over() -> None:
+    """Also where every pass leaves a mark in it: a second process that has asked nothing yet finds the same key."""
+
+    class Counting(Tempered):
+        def forward(self, x: Tensor) -> Tensor:
+            self.temperature += 1
+            return super().forward(x)
+
+    first, second = Counting(), Counting()
+    second.load_state_dict(first.state_dict())
+    asked, fresh = Subject(first, "a network"), Subject(second, "a network")
+    first(torch.rand(2, 4))
+    assert asked.identity == fresh.identity
+    assert Subject(first, "a network").identity != fresh.identity
+
+
 def test_modes_and_passes_change_nothing() -> None:
     """Eval mode, frozen parameters, gradients and another process's addresses are not part of a model."""
     net = foreign.resnet()
@@ -144,8 +202,13 @@ def test_weights_of_any_dtype(dtype: torch.dtype) -> None:
 
 
 def test_a_network_of_ours_is_its_configuration() -> None:
-    """No code is looked at; a guarded foreign network is foreign."""
-    ours = identify(create_model("resnet_small", classes=10, width=4))
-    assert set(ours) == {"weights_sha256", "model"}
+    """No code is looked at, unless it was changed; a guarded foreign network is foreign."""
+    ours = create_model("resnet_small", classes=10, width=4, fsr="paper")
+    assert set(identify(ours)) == {"weights_sha256", "model"}
+    hooked, softened = (copy.deepcopy(ours) for _ in "ab")
+    hooked.register_forward_hook(lambda _m, _i, output: output / 100)
+    next(part for part in softened.modules() if isinstance(part, FSR)).tau = 5.0
+    altered = [identify(net)["code_sha256"] for net in (hooked, softened)]
+    assert len(set(altered)) == 2
     guarded = attach(foreign.resnet(), at="layer2", classes=3)
     assert "code_sha256" in identify(guarded)

@@ -86,7 +86,7 @@ def write_fake(folder: Path, fake: Fake, source: str | None = None) -> Study:
         _write_mask(study, next(iter(fake.fooled_last)))
     for record in (folder / "eval").glob("*/record.json"):
         content = read_json(record)
-        if content["weights_sha256"] == subject.identity()["weights_sha256"]:
+        if content["weights_sha256"] == subject.identity["weights_sha256"]:
             write_json(record, content | {"created": fake.created})
     return study
 

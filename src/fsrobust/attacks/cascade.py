@@ -13,7 +13,7 @@ from fsrobust.attacks.fab import FAB
 from fsrobust.attacks.probe import Probe
 from fsrobust.attacks.square import Square
 from fsrobust.seeding import Noise, derive
-from fsrobust.types import Images, InputError, Labels
+from fsrobust.types import Flags, Images, InputError, Labels, Logits
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,18 @@ class Cascade:
         result = x.clone()
         left = torch.arange(len(x), device=x.device)
         logits = probe.logits(x)
-        won = probe.won(logits, y)
+        won = self._over(probe, logits, y)
         for stage in self.applicable(logits.shape[1]):
             left, probe, noise = left[~won], probe.select(~won), noise.select(~won)
             if len(left) == 0:
                 break
             result[left] = stage.attack.run(probe, x[left], y[left], noise.fold(stage.attack.family))
-            won = probe.won(probe.logits(result[left]), y[left])
+            won = self._over(probe, probe.logits(result[left]), y[left])
         return result
+
+    def _over(self, probe: Probe, logits: Logits, y: Labels) -> Flags:
+        """Return which samples need no further stage; of a random model, these logits are another draw to decide by."""
+        return probe.won(logits, y) if self.draws == 1 else logits.argmax(1) != y
 
 
 def stage_seed(seed: int) -> int:

@@ -218,7 +218,9 @@ def _run_stage(stage: Stage, task: Task, standing: Standing) -> Iterator[float]:
     def attack(part: slice) -> Search:
         return task.part(stage, torch.from_numpy(left[part]).to(task.x.device))
 
-    for part, found in in_batches(attack, len(left), batch_for(stage.attack, task.batch, task.x.device)):
+    for part, found in in_batches(
+        attack, len(left), batch_for(stage.attack, task.batch, task.x.device, draws=task.draws)
+    ):
         now = time.perf_counter()
         standing.note(left[part], found, now - started)
         started = now

@@ -228,7 +228,7 @@ def _attack_in_stages(
         fooled_any=fooled,
         predicted=_predict(task, standing.images.to(task.x)),
         path=[],
-        forwards=sum(cost.forwards for cost in standing.costs) + n,
+        forwards=sum(cost.forwards for cost in standing.costs) + task.draws * n,
         backwards=sum(cost.backwards for cost in standing.costs),
         seconds=sum(cost.seconds for cost in standing.costs),
         last=_numpy(standing.images[:GALLERY]).astype(np.float32),

@@ -68,14 +68,16 @@ def count_queries(attack: Attack, x: Images, *, classes: int) -> Queries:
 def expected_share(attack: Attack, standing: float) -> float:
     """Return the share of its full cost that an attack takes where it leaves a share ``standing`` of the samples.
 
-    An attack that lets fooled samples go spends itself on those that stand; of a cascade the others see one stage.
+    An attack that lets fooled samples go spends itself on those that stand; of a cascade the others see one stage, and
+    all of it where a random model has to be asked for several draws.
 
     >>> from fsrobust.attacks import Linf, make_attack
     >>> expected_share(make_attack("pgd20", Linf(0.1)), 0.5), expected_share(make_attack("square", Linf(0.1)), 0.5)
     (1.0, 0.55)
     """
     if isinstance(attack, Cascade):
-        return standing + (1 - standing) * _QUICKLY / len(attack.stages)
+        fallen = _QUICKLY if attack.draws == 1 else 1.0
+        return standing + (1 - standing) * fallen / len(attack.stages)
     if isinstance(attack, APGD | FAB | Square | NAttack):
         return standing + (1 - standing) * _QUICKLY
     return 1.0

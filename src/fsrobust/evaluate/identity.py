@@ -5,9 +5,9 @@ between two evaluations: another ``forward``, another temperature in an attribut
 """
 
 import functools
-import inspect
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
@@ -16,26 +16,51 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from fsrobust.plugin import config_of
+from fsrobust.models import ModelConfig
+from fsrobust.plugin import FSR, config_of
 from fsrobust.records import digest
 
 _KNOWN: Final = ("torch", "fsrobust", "builtins")
 """Packages whose code is not part of a network: their versions are in the record's provenance."""
 _OF_TORCH: Final = frozenset(vars(nn.Module()))
 """What every module has; of it only the hooks say something that the state does not."""
+_OF_CLASSES: Final = frozenset({"__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__"})
+"""What every class has."""
 _HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks")
 _DEPTH: Final = 8
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
+_SETTINGS: Final = (*_PLAIN, Tensor, list, tuple, dict, set, frozenset)
+"""What is looked at of the values that a function has at hand."""
 
 
 def identify(model: nn.Module) -> dict[str, object]:
-    """Return what makes this model this model, as JSON values."""
+    """Return what makes this model this model, as JSON values.
+
+    A network of ours that somebody has changed, by a hook, a class of their own or another setting, counts by its code,
+    too.
+    """
     config = config_of(model)
     weights = {"weights_sha256": weights_sha256(model)}
     if config is not None:
-        return {**weights, "model": asdict(config)}
+        altered = {"code_sha256": code_sha256(model)} if _altered(model, config) else {}
+        return {**weights, "model": asdict(config), **altered}
     shown = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # addresses of this process
     return {**weights, "model": shown, "code_sha256": code_sha256(model)}
+
+
+def _altered(model: nn.Module, config: ModelConfig) -> bool:
+    modules = list(model.modules())
+    hooks = [hook for module in modules for name in _HOOKS for hook in getattr(module, name).values()]
+    settings = {(part.tau, part.mask, part.kind) for part in modules if isinstance(part, FSR)}
+    return (
+        not all(_is_known(type(module)) and "forward" not in vars(module) for module in modules)
+        or not all(_is_known(hook) for hook in hooks)
+        or not settings <= {(config.tau, config.mask, config.separation)}
+    )
+
+
+def _is_known(made: object) -> bool:
+    return str(getattr(made, "__module__", "")).partition(".")[0] in _KNOWN
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -69,11 +94,14 @@ def _bits(tensor: Tensor) -> Iterator[bytes]:
 
 def _of_class(cls: type) -> Iterator[bytes]:
     for base in cls.__mro__:
-        if base.__module__.partition(".")[0] not in _KNOWN:
+        if not _is_known(base):
             yield base.__qualname__.encode()
-            yield _source(base) or b"".join(
-                part for value in vars(base).values() if callable(value) for part in _of_callable(value)
-            )
+            source = _source(base)
+            yield source
+            if not source:
+                yield from _of_value(
+                    {key: value for key, value in vars(base).items() if key not in _OF_CLASSES}
+                )
 
 
 def _of_instance(module: nn.Module) -> Iterator[bytes]:
@@ -95,32 +123,43 @@ def _of_value(value: object, depth: int = 0) -> Iterator[bytes]:
         yield from _bits(value)
     elif isinstance(value, _PLAIN):
         yield repr(value).encode()
-    elif depth > _DEPTH:
-        return
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _of_value(item, depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield repr(key).encode() if isinstance(key, _PLAIN) else b""
-            yield from _of_value(item, depth + 1)
-    elif callable(value) and not isinstance(value, nn.Module):
-        yield from _of_callable(value)
+    elif depth <= _DEPTH:
+        for part in _parts(value):
+            yield from _of_value(part, depth + 1)
+        if callable(value) and not isinstance(value, nn.Module):
+            yield from _of_callable(value, depth + 1)
 
 
-def _of_callable(value: Callable[..., object]) -> Iterator[bytes]:
-    """Yield a function's name, source file, bytecode and the plain values that it closes over."""
-    if isinstance(value, functools.partial):
-        yield from _of_value((value.args, value.keywords))
-        value = value.func
-    function = value.__func__ if isinstance(value, MethodType) else value
+def _parts(value: object) -> Iterable[object]:
+    """Return what a container, or what a class wraps its functions in, is made of."""
+    match value:
+        case list() | tuple():
+            return value
+        case dict():
+            return itertools.chain.from_iterable(value.items())
+        case set() | frozenset():
+            return sorted(repr(item) for item in value if isinstance(item, _PLAIN))
+        case property():
+            return value.fget, value.fset
+        case classmethod():
+            return (value.__func__,)
+        case functools.partial():
+            return value.args, value.keywords, value.func
+    return ()
+
+
+def _of_callable(value: Callable[..., object], depth: int = 0) -> Iterator[bytes]:
+    """Yield a function's name, source file and bytecode, and the plain values that it has, closes over and names."""
+    function = value.__func__ if isinstance(value, MethodType | staticmethod) else value
     yield getattr(function, "__qualname__", type(function).__qualname__).encode()
-    if isinstance(function, FunctionType) and function.__module__.partition(".")[0] not in _KNOWN:
+    if isinstance(function, FunctionType) and not _is_known(function):
         yield _source(function)
         yield from _of_code(function.__code__)
-        for cell in function.__closure__ or ():
-            if isinstance(cell.cell_contents, (*_PLAIN, Tensor)):
-                yield from _of_value(cell.cell_contents)
+        named = [function.__globals__.get(name) for name in function.__code__.co_names]
+        closed = [cell.cell_contents for cell in function.__closure__ or ()]
+        for setting in (function.__defaults__, function.__kwdefaults__, *named, *closed):
+            if isinstance(setting, _SETTINGS):  # functions may name each other in a circle
+                yield from _of_value(setting, depth + 1)
 
 
 def _of_code(code: CodeType) -> Iterator[bytes]:
@@ -129,14 +168,17 @@ def _of_code(code: CodeType) -> Iterator[bytes]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _of_code(constant)
-        elif isinstance(constant, _PLAIN):
-            yield repr(constant).encode()
+        else:
+            yield from _of_value(constant)
 
 
 def _source(made: type | FunctionType) -> bytes:
-    """Return the file that something is defined in, its helpers included; nothing where there is none."""
-    try:
-        file = inspect.getsourcefile(made)
-        return Path(file).read_bytes() if file else b""
-    except (OSError, TypeError):  # typed at a prompt
-        return b""
+    """Return the file that something's code is from, its helpers included; nothing where there is none."""
+    functions = [made] if isinstance(made, FunctionType) else vars(made).values()
+    for function in functions:
+        if isinstance(function, FunctionType):
+            try:
+                return Path(function.__code__.co_filename).read_bytes()
+            except OSError:  # typed at a prompt
+                return b""
+    return b""

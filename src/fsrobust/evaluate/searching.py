@@ -116,7 +116,7 @@ def choose_batch(model: nn.Module, x: Images) -> int:
     return largest
 
 
-def batch_for(attack: Attack, batch: int, device: torch.device) -> int:
+def batch_for(attack: Attack, batch: int, device: torch.device, *, draws: int = 1) -> int:
     """Return how many of at most ``batch`` samples such an attack takes at once: fewer where it is long.
 
     Only what whole batches found is kept when an attack is killed.
@@ -125,7 +125,7 @@ def batch_for(attack: Attack, batch: int, device: torch.device) -> int:
     >>> [batch_for(make_attack(name, Linf(0.1)), 256, torch.device("cpu")) for name in ("pgd100", "square", "nattack")]
     [256, 32, 1]
     """
-    return max(1, min(batch, _PASSES.get(device.type, _PASSES["cpu"]) // max(1, attack.cost)))
+    return max(1, min(batch, _PASSES.get(device.type, _PASSES["cpu"]) // max(1, draws * attack.cost)))
 
 
 def in_batches(

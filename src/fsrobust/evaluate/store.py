@@ -37,8 +37,12 @@ class Subject:
     source: str
     checkpoint: str | None = None
 
+    def __post_init__(self) -> None:
+        self.identity  # noqa: B018 - before any pass: a network may count its calls in an attribute
+
+    @functools.cached_property
     def identity(self) -> dict[str, object]:
-        """Return what makes this model this model, as JSON values."""
+        """What makes this model this model, as JSON values: what it was when it was handed over."""
         return identify(self.model)
 
 
@@ -77,16 +81,11 @@ class Study:
         return digest_of({**self._basis, "kind": kind, "what": what})[:20]
 
     @functools.cached_property
-    def _identity(self) -> dict[str, object]:
-        """The subject's, taken once: a network may count its calls in an attribute."""
-        return self.subject.identity()
-
-    @functools.cached_property
     def _basis(self) -> dict[str, object]:
         """What all keys are made of."""
         return {
             "format": FORMAT,
-            **self._identity,
+            **self.subject.identity,
             "ball": describe_ball(self.ball),
             "data": self.data.sha256,
             "ids": digest(self.data.ids.cpu().numpy().tobytes()),
@@ -120,7 +119,7 @@ class Study:
             "ball": describe_ball(self.ball),
             "source": self.subject.source,
             "checkpoint": self.subject.checkpoint,
-            **self._identity,
+            **self.subject.identity,
             "data": {
                 "name": self.data.name,
                 "split": self.data.split,
@@ -211,9 +210,10 @@ def read_outcome(folder: Path, records: list[dict[str, Any]]) -> Outcome:
     one_model = len({r["weights_sha256"] for r in records}) == 1
     if not one_model or not all(np.array_equal(s["ids"], first["ids"]) for s in samples.values()):
         raise InputError(f'The records in "{folder}" are of different models or samples; choose some')
+    surest = max(records, key=lambda record: record["attack"].get("draws", 1))
     return Outcome(
         ids=first["ids"],
-        natural_correct=first["natural_correct"],
+        natural_correct=samples[surest["name"]]["natural_correct"],
         attacked={name: s["attacked"] for name, s in samples.items()},
         fooled_last={name: s["fooled_last"] for name, s in samples.items()},
         fooled={name: s["fooled_any"] for name, s in samples.items()},

@@ -54,7 +54,7 @@ def carry_out(  # noqa: PLR0913 - a study, and who is told
     ``curve_samples`` > 0 adds accuracy against eps on the first so many samples; ``images`` keeps the attacked
     images. A killed study goes on with the attack it was at, a cascade from where it was.
     """
-    work = _Work(study, batch, progress, say, images=images)
+    work = _Work(study, batch, progress, say, images=images, draws=_draws(study, attacks))
     with locked(study.folder):
         set_aside(study.folder, work.say)
         for name in attacks:
@@ -96,6 +96,11 @@ def carry_out_shard(
         work.part(name, shard)
 
 
+def _draws(study: Study, attacks: Sequence[str]) -> int:
+    """Return how many answers of a random model count as one: for all attacks what the most demanding asks for."""
+    return max((draws_of(find_attack(name, study.ball, study.subject.model)) for name in attacks), default=1)
+
+
 def _key(study: Study, name: str) -> str:
     return study.key("attack", {"name": label(name, study), **_description(study, name)})
 
@@ -103,7 +108,7 @@ def _key(study: Study, name: str) -> str:
 def _description(study: Study, name: str) -> dict[str, object]:
     """Return an attack's settings, and whose gradients it takes if not the subject's."""
     rival = _rival(study, name)
-    origin = {"gradients_of": {"source": rival.source, **rival.identity()}} if rival else {}
+    origin = {"gradients_of": {"source": rival.source, **rival.identity}} if rival else {}
     return {**describe_attack(find_attack(name, study.ball, study.subject.model)), **origin}
 
 
@@ -133,8 +138,10 @@ class _Work:
         say: Say | None,
         *,
         images: bool = False,
+        draws: int = 1,
     ) -> None:
         self.study, self.batch, self.progress, self.images = study, batch, progress, images
+        self.draws = draws
         self.say = say or (lambda _text: None)
         self.model = study.subject.model
         self.data = study.data.to(device_of(self.model))
@@ -151,12 +158,14 @@ class _Work:
         """What adaptive attacks climb, made once."""
         return surrogates_of(self.model)
 
-    @functools.cache  # noqa: B019 - lives as long as the study's work
-    def natural(self, draws: int) -> NDArray[np.int64]:
-        """Return the classes predicted for clean images: once, and only if some attack has to run."""
-        return predict_all(
-            self.model, pixels(self.data.images), batch=self.batch, draws=draws, seed=self.study.seed
-        )
+    @functools.cached_property
+    def natural(self) -> NDArray[np.int64]:
+        """The classes predicted for clean images: once, and only if some attack has to run."""
+        return self.predict(pixels(self.data.images))
+
+    def predict(self, x: Images) -> NDArray[np.int64]:
+        """Return the classes predicted for images, by as many draws of a random model as the attacks take."""
+        return predict_all(self.model, x, batch=self.batch, draws=self.draws, seed=self.study.seed)
 
     def run(self, name: str, shard: Shard) -> AttackResult:
         """Run an attack on a shard of the samples, or the rest of one that was killed."""
@@ -210,16 +219,14 @@ class _Work:
             self._keep_images(result, folder)
         if not self.study.has(key):
             content = {"name": label(name, self.study), "attack": _description(self.study, name)}
-            draws = draws_of(find_attack(name, self.study.ball, self.model))
-            what = (result, self.data, self.natural(draws))
+            what = (result, self.data, self.natural)
             arrays = {"samples": verdicts(*what), "gallery": gallery(*what)}
             self.study.write(key, "attack", {**content, **accuracies(*what)}, arrays)
         remove_parts(folder)
 
     def _keep_images(self, result: AttackResult, folder: Path) -> None:
         images = result.images.to(self.data.images.device)
-        said = predict_all(self.model, images, batch=self.batch)
-        rounded = predict_all(self.model, pixels(as_bytes(images)), batch=self.batch)
+        said, rounded = self.predict(images), self.predict(pixels(as_bytes(images)))
         labels = self.data.labels.cpu().numpy()
         self.say(
             f"images kept: {(said == labels).mean():.1%} right on them, {(rounded == labels).mean():.1%} after "

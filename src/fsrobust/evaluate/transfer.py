@@ -6,11 +6,13 @@ from pathlib import Path
 from torch import nn
 
 from fsrobust.attacks import Attack, Search, search
+from fsrobust.attacks.base import drawing, draws_of
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
 from fsrobust.evaluate.engine import AttackResult, Progress, attack_in_batches
 from fsrobust.evaluate.searching import Say, batch_for, choose_batch
+from fsrobust.seeding import derive
 from fsrobust.types import Ids, Images, Labels
 
 
@@ -42,11 +44,12 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
     Raises:
         InputError: what ``perturb`` refuses, of either network.
     """
+    draws = draws_of(attack)
 
     def attack_part(part: slice) -> Search:
         found = search(attack, surrogate, x[part], y[part], ids=ids[part], seed=seed, view=view)
-        with under_attack(model), ieee_fp32():
-            predicted = predict(Probe(model), found.last)
+        with under_attack(model), ieee_fp32(), drawing(draws, derive(seed, "verdict"), x.device):
+            predicted = predict(Probe(model, draws=draws), found.last)
         fooled = predicted != y[part]
         return replace(
             found,
@@ -55,7 +58,7 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
             fooled_any=fooled,
             predicted=predicted,
             path=[],
-            forwards=found.forwards + len(fooled),
+            forwards=found.forwards + draws * len(fooled),
         )
 
     size = batch_for(attack, batch or min(choose_batch(surrogate, x), choose_batch(model, x)), x.device)

@@ -32,6 +32,7 @@ TITLES: Final = {
     "square": "Square",
     "autoattack": "AutoAttack",
     "autoattack-plus": "AutoAttack+",
+    "autoattack-rand": "AutoAttack, random",
     "adaptive": "Adaptive",
     "ensemble": "Ensemble",
     "all": "All attacks",
