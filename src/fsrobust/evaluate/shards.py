@@ -1,7 +1,7 @@
 """An attack in parts: each process takes every n-th sample and leaves a file; the parts together are the result.
 
-Noise follows samples, not processes, so the verdicts are those of a single process (a random network's own draws apart). A part that is there is not made
-again, and one that was killed goes on from its own journal.
+Noise follows samples, not processes, so the verdicts are those of a single process; only what a random network draws
+itself does not. A part that is there is not made again, and one that was killed goes on from its own journal.
 """
 
 import multiprocessing
