@@ -140,7 +140,7 @@ class Study:
             },
             "seed": self.seed,
             "precision": self.precision,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "provenance": provenance(device_of(self.subject.model)),
         }
         write_json(folder / "record.json", record)
