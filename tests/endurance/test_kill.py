@@ -1,6 +1,5 @@
 """SIGKILL at any moment: resumed, a training, an evaluation and a table's row end as if nothing had happened."""
 
-from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -19,9 +18,7 @@ def context() -> ForkServerContext:
 
 
 @pytest.fixture(scope="module")
-def references(
-    context: ForkServerContext, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Reference]]:
+def references(context: ForkServerContext, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]:
     """Undisturbed runs, made when first asked for."""
 
     class Made(dict[str, Reference]):
@@ -30,7 +27,7 @@ def references(
             self[job] = Reference.of(context, job, folder / "run")
             return self[job]
 
-    yield Made()
+    return Made()
 
 
 def check(context: ForkServerContext, reference: Reference, folder: Path, numbers: list[int]) -> None:
