@@ -51,7 +51,8 @@ def sample(pid: int | str = "self") -> tuple[float, int]:
 
 def live_long(folder: Path, seconds: float, file: Path) -> None:
     """Train and evaluate in this one process until the time is up; write a sample after each round."""
-    samples, ends = [], time.monotonic() + seconds
+    samples: list[tuple[float, int]] = []
+    ends = time.monotonic() + seconds
     while time.monotonic() < ends or len(samples) < 8:
         for job in (training, evaluation):
             job(folder)

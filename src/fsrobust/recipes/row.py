@@ -1,6 +1,5 @@
 """A row of a table in one sitting: train, pack the weights, evaluate exactly those, leave a folder to carry away."""
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from fsrobust.data import Dataset
 from fsrobust.evaluate import Outcome, carry_out
 from fsrobust.evaluate.engine import Progress
 from fsrobust.recipes.execute import find_target, plan_study, train_run
+from fsrobust.records import write_bytes
 from fsrobust.train import Reporter, load
 from fsrobust.train.packing import find_packed, pack
 
@@ -63,9 +63,8 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
     )
     if history.stopped:
         return Row(out, {}, f"training stopped: {history.stopped}")
-    out.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "metrics.jsonl"):
-        shutil.copy2(work / name, out / name)
+        write_bytes(out / name, (work / name).read_bytes())
     outcomes: dict[str, Outcome] = {}
     for checkpoint in CHECKPOINTS:
         if checkpoint == "best" and history.best_epoch is None:
