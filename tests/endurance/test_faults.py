@@ -1,5 +1,6 @@
 """Killed between any two file operations, or half-way through a write, an evaluation and a table's cell go on."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(ATTACKS, "autoattack", two_stages)
     monkeypatch.setattr(cascade, "_PAUSE", -1.0)
-    monkeypatch.setattr(curves, "STEPS", 4)
+    monkeypatch.setattr(curves, "STEPS", 2)
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # no plug is pulled here
 
 
 def test_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,8 +45,8 @@ def test_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         subject = Subject(model, "a network", "last")
         carry_out(
             Study(folder, subject, data, 360, Linf(0.1)),
-            ["fgsm", "autoattack"],
-            curve_samples=2,
+            ["autoattack"],
+            curve_samples=1,
             batch=6,
             images=True,
         )
@@ -65,7 +67,7 @@ def test_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the end of its training on: packed weights, records and the mark that it is done; never a mark too soon."""
-    run = override(recipe("digits-at-fsr"), ["train.epochs=1", "model.width=4", "objective.steps=1"])
+    run = override(recipe("digits-at-fsr"), ["train.epochs=3", "model.width=4", "objective.steps=1"])
     place, listener = Place(None, torch.device("cpu")), Listener()
     listener.attack = lambda *_state: None  # type: ignore[attr-defined]
 
@@ -76,12 +78,15 @@ def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert make_cell(cell(folder), digits(128), place, listener) is None  # type: ignore[arg-type]
         return remains(folder)
 
-    whole = make(tmp_path / "whole")
-    assert read_json(tmp_path / "whole" / "done") == {"format": FORMAT, "attacks": ["fgsm", "autoattack"]}
+    whole = make(tmp_path / "whole" / "cell")
+    assert read_json(tmp_path / "whole" / "cell" / "done") == {
+        "format": FORMAT,
+        "attacks": ["fgsm", "autoattack"],
+    }
 
     def trial(k: int) -> Fault:
-        folder = tmp_path / str(k)
-        shutil.copytree(tmp_path / "whole" / "work", folder / "work")
+        folder = tmp_path / str(k) / "cell"  # records name it
+        shutil.copytree(tmp_path / "whole" / "cell" / "work", folder / "work")
         with killed_at(monkeypatch, k) as fault:
             make(folder)
         if cell(folder).state == "done":
