@@ -20,8 +20,8 @@ from tests.endurance.jobs import JOBS
 ROOT: Final = Path(__file__).parents[2]
 _POLL: Final = 0.002
 TIMES: Final = frozenset(
-    ("created", "seconds", "images_per_second", "step_seconds", "peak_memory_bytes", "stage_costs")
-    + ("commit", "dirty")  # somebody may work on the code meanwhile
+    {"created", "seconds", "images_per_second", "step_seconds", "peak_memory_bytes", "stage_costs"}
+    | {"commit", "dirty"}  # somebody may work on the code meanwhile
 )
 """What two runs that do the same may differ in."""
 
