@@ -10,4 +10,4 @@ from tests.runs import digits, learnt
 for fsr in (None, "paper"):
     learnt(fsr)
 digits(80)
-jobs.study  # noqa: B018
+assert jobs.JOBS

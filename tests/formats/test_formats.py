@@ -70,6 +70,24 @@ def test_a_run_goes_on(copied: Path) -> None:
     assert find_checkpoint(copied / "run").name == "00000008"
 
 
+def test_a_run_of_before_a_setting_existed_goes_on(copied: Path) -> None:
+    """A setting that its configuration lacks had what is now the default; another value is another run."""
+    file = copied / "run" / "config.json"
+    config = read_json(file)
+    del config["train"]["schedule"]
+    file.write_text(json.dumps(config))
+    settings: dict[str, Any] = {
+        "objective": at(),
+        "config": {"title": "tiny"},
+        "out": copied / "run",
+        "resume": True,
+    }
+    history = fit(tiny(), digits(80), train=short(validation=20), **settings)
+    assert len(history.rows) == 2
+    with pytest.raises(InputError, match=r"another configuration \(train: schedule\)"):
+        fit(tiny(), digits(80), train=short(validation=20, schedule="cosine"), **settings)
+
+
 def test_records_are_read() -> None:
     """Outcomes, pictures, images, the curve, masks, the diagnosis and a transfer have what they had."""
     records = list(read_records(V1 / "audit"))
