@@ -67,12 +67,13 @@ def test_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the end of its training on: packed weights, records and the mark that it is done; never a mark too soon."""
-    run = override(recipe("digits-at-fsr"), ["train.epochs=3", "model.width=4", "objective.steps=1"])
+    settings = ["train.epochs=3", "train.train_on=all", "model.width=4", "objective.steps=1"]
+    run = override(recipe("digits-at-fsr"), settings)
     place, listener = Place(None, torch.device("cpu")), Listener()
     listener.attack = lambda *_state: None  # type: ignore[attr-defined]
 
     def cell(folder: Path) -> Cell:
-        return Cell("S5", "at", run, folder, {"fgsm": 4, "autoattack": 4}, 128, 0)
+        return Cell("S5", "at", run, folder, {"fgsm": 4}, 128, 0)
 
     def make(folder: Path) -> dict[str, Any]:
         assert make_cell(cell(folder), digits(128), place, listener) is None  # type: ignore[arg-type]
@@ -81,7 +82,7 @@ def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make(tmp_path / "whole" / "cell")
     assert read_json(tmp_path / "whole" / "cell" / "done") == {
         "format": FORMAT,
-        "attacks": ["fgsm", "autoattack"],
+        "attacks": ["fgsm"],
     }
 
     def trial(k: int) -> Fault:
@@ -96,4 +97,4 @@ def test_a_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.rmtree(folder)
         return fault
 
-    assert every_fault(trial) >= 60
+    assert every_fault(trial) >= 40
