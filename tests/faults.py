@@ -1,5 +1,6 @@
 """A process that dies between two file operations, at each of them in turn."""
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 OPERATIONS = ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "fsync")
-"""What changes a file system for good; pathlib and shutil go through these."""
+"""What changes a file system for good; pathlib and shutil go through these. To them come opening and writing."""
 
 
 class Killed(BaseException):
@@ -32,6 +33,34 @@ class Fault:
             raise Killed(f"before file operation {self.at}")
 
 
+class Torn:
+    """A file of which half a write may be all that gets through."""
+
+    def __init__(self, file: Any, fault: Fault) -> None:
+        self._file, self._fault = file, fault
+
+    def write(self, content: Any) -> int:
+        """Write all of it or, at the fatal operation, the first half."""
+        try:
+            self._fault.pass_through()
+        except Killed:
+            if self._fault.count == self._fault.at:
+                self._file.write(content[: len(content) // 2])
+                self._file.flush()
+            raise
+        written: int = self._file.write(content)
+        return written
+
+    def __enter__(self) -> "Torn":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 @contextmanager
 def killed_at(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[Fault]:
     """Die before the ``at``-th file operation of the block, as SIGKILL would have it; then go on after it."""
@@ -44,7 +73,16 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[Fault]:
 
         return run
 
+    opened = io.open
+
+    def opening(file: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if set(mode).isdisjoint("wax+"):
+            return opened(file, mode, *arguments, **options)
+        fault.pass_through()
+        return Torn(opened(file, mode, *arguments, **options), fault)
+
     with monkeypatch.context() as patch:
+        patch.setattr(io, "open", opening)  # as pathlib opens
         for name in OPERATIONS:
             patch.setattr(os, name, guarded(getattr(os, name)))
         try:

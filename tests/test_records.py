@@ -1,5 +1,7 @@
 """What is written is whole, checked when read, and says where it came from."""
 
+import contextlib
+import errno
 import json
 import os
 import pickle
@@ -11,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
 
 from fsrobust import records
 from fsrobust.records import (
@@ -81,6 +86,64 @@ def test_a_reader_never_sees_a_file_half_written(tmp_path: Path, monkeypatch: py
     assert file.read_bytes() == b"new"
 
 
+def test_what_killed_writers_left_is_cleared(tmp_path: Path) -> None:
+    """A partial file goes once its writer is gone and the file is written again; a living writer's stays."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, alive = (tmp_path / f".a.json.{pid}.partial" for pid in (gone.pid, os.getppid()))
+    other = tmp_path / f".b.json.{gone.pid}.partial"
+    for file in (dead, alive, other):
+        file.write_bytes(b"half")
+    write_bytes(tmp_path / "a.json", b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", alive.name, other.name}
+
+
+def test_folders_are_flushed_after_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, then its folder and those that hold new folders: a power cut cannot undo what was done."""
+    flushed: list[tuple[str, bool]] = []
+    flush, file = os.fsync, tmp_path / "new" / "newer" / "file"
+
+    def spy(descriptor: int) -> None:
+        flushed.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), file.exists()))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    write_bytes(file, b"content")
+    (partial, before), *folders = flushed
+    assert partial.endswith(".partial")
+    assert not before
+    assert folders == [(str(folder), True) for folder in (file.parent, file.parent.parent, tmp_path)]
+
+
+@pytest.mark.parametrize(("number", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_flushed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    fails: bool,  # noqa: FBT001
+) -> None:
+    """A file system without such a thing is none of our business; a disk that fails is."""
+
+    def refuse_folders(_descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    with pytest.raises(OSError, match="error") if fails else contextlib.nullcontext():
+        records.sync_folder(tmp_path)
+
+
+def test_weights_are_the_same_bytes_every_time() -> None:
+    """The library's own header has an order of chance; ours is sorted, and is read back by the library."""
+    tensors, entries = {"b": torch.arange(3.0), "a": torch.ones(2, 5)}, {"model": "β", "x": "y"}
+    assert len({to_safetensors(tensors, {"format": "1", **entries}) for _ in range(30)}) > 1
+    (content,) = {records.safetensors_bytes(tensors, entries) for _ in range(30)}
+    read = from_safetensors(content)
+    assert read["b"].tolist() == [0, 1, 2]
+    assert read["a"].shape == (2, 5)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    assert header == {"format": "1", "model": "β", "x": "y"}
+
+
 def test_json_comes_back_with_its_format(tmp_path: Path) -> None:
     """What is read is what was written, and every file says its format first."""
     file = tmp_path / "a.json"
@@ -104,7 +167,7 @@ def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
         (b"", "damaged"),
         (b'{"format": 2}', "format 1, but got 2"),
         (b'{"rows": []}', "format 1, but got None"),
-        (b"[1]", "format 1, but got None"),
+        (b"[1]", "no JSON object"),
     ],
 )
 def test_a_json_file_that_is_not_ours_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -210,6 +273,18 @@ def test_metrics_pass_over_a_torn_line(tmp_path: Path) -> None:
     metrics.truncate(1)
     metrics.append(rows[1])
     assert metrics.rows() == rows[:2]
+
+
+def test_metrics_carry_their_format(tmp_path: Path) -> None:
+    """Each line says it; lines of before that was so are read; a newer one is refused."""
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.append({"epoch": 1})
+    assert metrics.path.read_text() == '{"format": 1, "epoch": 1}\n'
+    metrics.path.write_text('{"epoch": 1}\n{"format": 2, "epoch": 2}\n')
+    with pytest.raises(InputError, match="format 1, but got 2"):
+        metrics.rows()
+    metrics.path.write_text('{"epoch": 1}\n')
+    assert metrics.rows() == [{"epoch": 1}]
 
 
 def test_a_directory_has_one_holder(tmp_path: Path) -> None:

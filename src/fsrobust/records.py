@@ -1,12 +1,13 @@
 """What is written to disk: atomic, with its format, its digest and where it came from.
 
 Every file is written beside its place, flushed, and renamed into it, so that a reader sees the old file or
-the new one, whatever happens in between.
+the new one, whatever happens in between. Folders are flushed too: what was written outlives a power cut.
 """
 
 import errno
 import fcntl
 import functools
+import glob
 import hashlib
 import io
 import json
@@ -22,15 +23,18 @@ from typing import Any, Final, TextIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
 
-from fsrobust.types import InputError
+from fsrobust.types import InputError, NewerFormatError
 
 FORMAT: Final = 1
 """Version of every file this package writes; readers refuse what is newer."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, and clear away what killed processes left of it."""
+    new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     if path.is_dir():  # a rename onto it would name the partial file, which nobody knows
@@ -46,6 +50,42 @@ def write_bytes(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             error.filename, error.filename2 = str(path), None  # a full disk names no file
         raise
+    for folder in (path.parent, *(folder.parent for folder in new)):
+        sync_folder(folder)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _is_running(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to disk: without that a power cut may undo a rename that was done."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as file systems say that have no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_running(pid: str) -> bool:
+    """Return whether a process of this number is there, also where that cannot be told."""
+    return not pid.isdecimal() or not Path("/proc/self").exists() or Path("/proc", pid).exists()
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """Return tensors as safetensors with a header: the same bytes in every process.
+
+    The library writes the header's entries in an order of chance; here they are sorted.
+    """
+    content = to_safetensors(dict(tensors), metadata={"format": str(FORMAT), **header})
+    start = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:start])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def write_json(path: Path, content: Mapping[str, object], *, sealed: bool = False) -> None:
@@ -68,9 +108,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f'Expected a file "{path}", but there is none') from error
     except (ValueError, RecursionError) as error:
         raise InputError(f'"{path}" is damaged: it is not JSON ({error})') from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise InputError(f'Expected "{path}" to be of format {FORMAT}, but got {found}')
+    if not isinstance(content, dict):
+        raise InputError(f'"{path}" is damaged: it holds no JSON object')
+    _check_format(path, content.get("format"))
     seal = content.pop("sha256", None)
     if seal is not None and seal != digest_of(content):
         raise InputError(f'"{path}" is damaged: it does not match its checksum')
@@ -115,14 +155,22 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         # opened here: numpy leaves a file that it cannot read open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        version = int(arrays.pop("format", np.array(0)))
+        found = int(arrays.pop("format", np.array(0)))
     except FileNotFoundError as error:
         raise InputError(f'Expected a file "{path}", but there is none') from error
     except Exception as error:  # zip, zlib and numpy each have their own ways to say "damaged"
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+            raise  # the file may be whole
         raise InputError(f'"{path}" is damaged: {error}') from error
-    if version != FORMAT:
-        raise InputError(f'Expected "{path}" to be of format {FORMAT}, but got {version}')
+    _check_format(path, found or None)
     return arrays
+
+
+def _check_format(path: Path, found: object) -> None:
+    if found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        sentence = f'Expected "{path}" to be of format {FORMAT}, but got {found}'
+        raise NewerFormatError(f"{sentence}: a newer fsrobust wrote it") if newer else InputError(sentence)
 
 
 def digest(*contents: bytes | memoryview) -> str:
@@ -149,14 +197,21 @@ class Metrics:
         self.path = path
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Add a line and flush it to disk."""
+        """Add a line, with its format, and flush it to disk."""
+        new = not self.path.exists()
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_line(row))
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            sync_folder(self.path.parent)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the lines up to the first that is torn, as a kill leaves the last, or damaged."""
+        """Return the lines up to the first that is torn, as a kill leaves the last, or damaged.
+
+        Raises:
+            InputError: a line is of a format this version does not know.
+        """
         if not self.path.exists():
             return []
         rows: list[dict[str, Any]] = []
@@ -167,13 +222,19 @@ class Metrics:
                 break
             if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
                 break
+            found = row.pop("format", FORMAT)  # lines of old runs do not say it
+            _check_format(self.path, found)
             rows.append(row)
         return rows
 
     def truncate(self, epochs: int) -> None:
         """Keep the rows of the first so many epochs: those that a checkpoint knows of."""
         kept = [row for row in self.rows() if row["epoch"] <= epochs]
-        write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        write_bytes(self.path, "".join(map(_line, kept)).encode())
+
+
+def _line(row: Mapping[str, object]) -> str:
+    return json.dumps({"format": FORMAT, **row}) + "\n"
 
 
 @contextmanager

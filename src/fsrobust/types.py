@@ -33,6 +33,10 @@ class InputError(ValueError):
     """
 
 
+class NewerFormatError(InputError):
+    """A file that a newer version wrote; it may well be whole."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that a table does not hold; it names the nearest and all others.
 

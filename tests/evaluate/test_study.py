@@ -20,7 +20,6 @@ from fsrobust.evaluate.outcome import Outcome
 from fsrobust.plugin import attach
 from fsrobust.records import locked, read_json, read_npz
 from fsrobust.types import InputError
-from tests.faults import Fault, every_fault, killed_at
 from tests.helpers import fingerprint
 from tests.runs import digits, net
 
@@ -212,24 +211,6 @@ def indexed(folder: Path) -> list[str]:
 def complete(folder: Path) -> list[str]:
     """Return the keys of the records that are complete."""
     return sorted(path.parent.name for path in (folder / "eval").glob("*/record.json"))
-
-
-@pytest.mark.slow
-def test_a_study_killed_anywhere_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed before any file operation and begun again: same outcome, complete records, an index of all."""
-    whole = carry_out(plan(tmp_path / "whole"), ["fgsm"])
-    assert indexed(tmp_path / "whole") == complete(tmp_path / "whole")
-
-    def trial(k: int) -> Fault:
-        folder = tmp_path / str(k)
-        with killed_at(monkeypatch, k) as fault:
-            carry_out(plan(folder), ["fgsm"])
-        assert same(carry_out(plan(folder), ["fgsm"]), whole)
-        assert complete(folder) == complete(tmp_path / "whole")
-        assert indexed(folder) == complete(folder), f"killed at {k}"
-        return fault
-
-    assert every_fault(trial) >= 10
 
 
 def test_an_attack_that_fails_leaves_those_before_it(tmp_path: Path, runs: list[str]) -> None:

@@ -88,6 +88,7 @@ def test_a_checkpoint_saved_again_is_never_lost(tmp_path: Path, monkeypatch: pyt
     every_fault(trial)
 
 
+@pytest.mark.slow
 def test_a_run_killed_anywhere_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each file operation of a whole run: killed there and resumed, weights and metrics are the same."""
     settings: dict[str, Any] = {"count": 20, "objective": at(steps=1), "fsr": "paper"}

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.error import URLError
 
 import typer
 
@@ -227,7 +228,11 @@ def _explained(error: Exception) -> tuple[str, int]:
 
 
 def _of_the_disk(error: OSError) -> tuple[str, int]:
-    """Return a sentence on what a file system refused, and the exit code."""
+    """Return a sentence on what a file system or a network refused, and the exit code."""
+    if isinstance(error, URLError | ConnectionError | TimeoutError) and not error.filename:
+        return f"The network failed: {error}; try again", 1
+    if not error.filename and error.errno not in _FULL:
+        return f"{type(error).__name__}: {error} (--debug shows where)", 1
     what = error.strerror or str(error)
     where = f'"{error.filename}": {what}' if error.filename else what
     if error.errno in _FULL:

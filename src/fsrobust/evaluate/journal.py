@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fsrobust.attacks import Search
 from fsrobust.records import read_npz, write_npz
-from fsrobust.types import InputError
+from fsrobust.types import InputError, NewerFormatError
 
 T = TypeVar("T")
 _PAUSE: Final = 20.0
@@ -47,6 +47,8 @@ def read_or_say(
         return None
     try:
         return make(read_npz(file))
+    except NewerFormatError:
+        raise  # whole, and not to be written over
     except _DAMAGE as error:
         why = str(error) if isinstance(error, InputError) else f'"{file}" is damaged'
         say(f"{why}; the attack starts anew")

@@ -8,7 +8,7 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from fsrobust.records import read_json, read_npz
-from fsrobust.types import InputError
+from fsrobust.types import InputError, NewerFormatError
 
 RECORD: Final = "record.json"
 """Written last: with it, a record is complete."""
@@ -53,17 +53,23 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def set_aside(folder: Path, say: Callable[[str], None]) -> None:
-    """Move damaged records to eval/damaged/, so that they are made again and block nothing; say which, and why."""
+    """Move damaged records to eval/damaged/, so that they block nothing; say which, and why.
+
+    Raises:
+        InputError: a record of a newer format, which stays where it is.
+    """
     for file in sorted((folder / "eval").glob(f"*/{RECORD}")):
         try:
             needed = _NEEDED.get(read_record(file)["kind"])
             if needed is not None:
                 (read_json if needed.endswith("json") else read_npz)(file.parent / needed)
+        except NewerFormatError:
+            raise  # whole, and somebody's
         except InputError as error:
             place = _unused(folder / "eval" / "damaged", file.parent.name)
             place.parent.mkdir(exist_ok=True)
             file.parent.replace(place)
-            say(f'{error}; its record is set aside as "{place}" and made again')
+            say(f'{error}; its record is set aside as "{place}" and made again where it is wanted')
 
 
 def _unused(folder: Path, name: str) -> Path:

@@ -211,6 +211,7 @@ class _Work:
     def attack(self, name: str) -> None:
         """Write the record of an attack, and its images if they are wanted, unless they are there."""
         if not self.lacks(name):
+            remove_parts(record_folder(self.study, name))  # a kill may have come before
             self.say(f"{name}: already on record")
             return
         key, folder = _key(self.study, name), record_folder(self.study, name)

@@ -63,7 +63,6 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
     )
     if history.stopped:
         return Row(out, {}, f"training stopped: {history.stopped}")
-    out.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "metrics.jsonl"):
         write_bytes(out / name, (work / name).read_bytes())
     outcomes: dict[str, Outcome] = {}

@@ -18,13 +18,12 @@ from typing import Any, Final
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from fsrobust.attacks.compiled import first_line
 from fsrobust.models import ModelConfig
 from fsrobust.plugin import build, config_of
-from fsrobust.records import FORMAT, write_bytes
+from fsrobust.records import FORMAT, safetensors_bytes, sync_folder, write_bytes
 from fsrobust.train.packing import find_packed
 from fsrobust.types import InputError
 
@@ -60,6 +59,8 @@ def _write(final: Path, model: nn.Module, state: Mapping[str, object]) -> None:
         _fill(partial, model, state)
         shutil.rmtree(final, ignore_errors=True)  # damaged, or it would not be written again
         partial.replace(final)
+        for folder in (final.parent, final.parent.parent):  # on disk before anything points at it
+            sync_folder(folder)
     except OSError:  # on a full disk, half a checkpoint would only take room
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -80,8 +81,7 @@ def weights_bytes(model: nn.Module) -> bytes:
     """Return a model's weights as safetensors, its configuration in the header."""
     config = config_of(model)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    header = {"format": str(FORMAT), "model": json.dumps(asdict(config) if config else None)}
-    return to_safetensors(tensors, metadata=header)
+    return safetensors_bytes(tensors, {"model": json.dumps(asdict(config) if config else None)})
 
 
 def point_best(run: Path, step: int) -> None:

@@ -1,7 +1,7 @@
 """How to optimise, what comes out of it, and whether a run directory holds the same run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -83,7 +83,12 @@ class History:
 
 
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    """Refuse to resume with a configuration other than the run's own, but for how a batch is shared out."""
+    """Refuse to resume with a configuration other than the run's own, but for how a batch is shared out.
+
+    A setting newer than the run had its default.
+    """
+    if isinstance(before.get("train"), dict):
+        before = {**before, "train": {**asdict(TrainConfig()), **before["train"]}}
     for part in sorted(set(now) - {"provenance"}):
         theirs, ours = _plain(before.get(part)), _plain(now[part])
         if part == "train" and isinstance(theirs, dict):

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from fsrobust.plugin import config_of
-from fsrobust.records import FORMAT, write_bytes
+from fsrobust.records import safetensors_bytes, write_bytes
 from fsrobust.types import InputError
 
 LARGEST: Final = 16 * 2**20
@@ -36,11 +35,10 @@ def pack(model: nn.Module, folder: Path, name: str) -> list[Path]:
     files, lines = [], []
     for number, part in enumerate(parts, start=1):
         header = {
-            "format": str(FORMAT),
             "model": json.dumps(asdict(config) if config else None),
             "part": f"{number} of {len(parts)}",
         }
-        content = to_safetensors(part, metadata=header)
+        content = safetensors_bytes(part, header)
         file = folder / f"{name}-{number}-of-{len(parts)}.safetensors"
         write_bytes(file, content)
         files.append(file)
