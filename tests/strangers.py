@@ -1,6 +1,5 @@
 """What strangers hand in: factories that are none, and files that are not what they should be."""
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fsrobust.plugin import attach, create_model
+from fsrobust.records import read_json, write_json
 from tests.images import make_folder
 
 # --- factories ---
@@ -183,7 +183,7 @@ def _flip(file: Path, *, at: float = 0.5) -> None:
 def _config(**changes: Any) -> Callable[[Path], object]:
     def change(run: Path) -> None:
         file = run / "config.json"
-        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+        write_json(file, {**read_json(file), **changes})
 
     return change
 
