@@ -59,6 +59,7 @@ def _reads(read: Callable[[Path], object], name: str) -> Callable[[bytes], objec
     def of_bytes(content: bytes) -> object:
         with _file(content, name) as file, contextlib.suppress(InputError):
             return read(file)
+        return None
 
     return of_bytes
 
@@ -67,6 +68,7 @@ def _of_text(read: Callable[[str], object]) -> Callable[[bytes], object]:
     def of_bytes(content: bytes) -> object:
         with contextlib.suppress(InputError):
             return read(content.decode(errors="replace"))
+        return None
 
     return of_bytes
 
