@@ -33,7 +33,7 @@ CIFAR100_CLASSES: Final = (
 )  # fmt: skip
 _TINY_SIDE: Final = 64
 _MATLAB_5: Final = b"\x00\x01IM"
-"""End of the header, little-endian; scipy's reader crashes on some files without it, the process with it."""
+"""How the header ends, little-endian: what ends otherwise never reaches scipy's reader."""
 
 
 def read_digits(_files: Sequence[Path], split: Split) -> Samples:
