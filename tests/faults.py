@@ -97,3 +97,48 @@ def every_fault(trial: Callable[[int], Fault], *, most: int = 300) -> int:
         if not trial(at).died:
             return at - 1
     raise AssertionError(f"still dying at file operation {most}")
+
+
+@dataclass
+class Refusal:
+    """From which operation on a file system refuses to write; ``met`` says whether it came to that."""
+
+    at: int
+    count: int = 0
+    met: bool = False
+
+    def pass_through(self, number: int, path: object) -> None:
+        """Count an operation; raise what the system would from the fatal one on."""
+        self.count += 1
+        if self.count >= self.at:
+            self.met = True
+            name = path if isinstance(path, str | os.PathLike) else None
+            raise OSError(number, os.strerror(number), *([os.fspath(name)] if name else []))
+
+
+@contextmanager
+def refused_from(monkeypatch: pytest.MonkeyPatch, at: int, number: int) -> Iterator[Refusal]:
+    """Refuse the ``at``-th write of the block and all after it with an errno; deleting goes on working."""
+    refusal = Refusal(at)
+
+    def guarded(operation: Callable[..., Any]) -> Callable[..., Any]:
+        def run(path: Any, *arguments: Any, **options: Any) -> Any:
+            refusal.pass_through(number, path)
+            return operation(path, *arguments, **options)
+
+        return run
+
+    def opened(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if set(mode) & set("wxa") and str(path) not in SPARED:
+            refusal.pass_through(number, path)
+        return OPEN(path, mode, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "rename", "mkdir", "fsync"):
+            patch.setattr(os, name, guarded(getattr(os, name)))
+        patch.setattr(io, "open", opened)
+        yield refusal
+
+
+OPEN = io.open
+SPARED = ("/dev/null",)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from fsrobust.cli import run
-from fsrobust.records import locked
 from fsrobust.types import InputError
 
 TINY = [
@@ -36,13 +35,6 @@ def foreign() -> nn.Module:
     """A factory of a network that is not ours."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-
-def test_a_run_in_use_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """While another process holds a run directory, evaluate says so."""
-    with locked(trained):
-        assert run(["evaluate", str(trained)]) == 2
-    assert "in use" in capsys.readouterr().err
 
 
 def test_train_evaluate_report(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
@@ -18,6 +19,9 @@ from fsrobust.plugin.loss import Nonrobust
 from fsrobust.train import AT, AWP, MART, TRADES, FastAT, FSRWeights, Natural, Objective, TrainConfig
 from fsrobust.train.pairs import refuse_pairs
 from fsrobust.types import InputError, unknown_name
+
+_NUMBER: Final = re.compile(r"\s*[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?\s*")
+"""What is worth computing: a Fraction of 1e999999999 takes all memory there is."""
 
 
 def parse_fraction(value: str | float) -> float:
@@ -32,9 +36,10 @@ def parse_fraction(value: str | float) -> float:
     try:
         if not isinstance(value, str):
             return float(value)
-        above, *below = map(Fraction, value.split("/"))
-        if len(below) > 1:
-            raise ValueError("two fractions at once")
+        parts = value.split("/")
+        if len(parts) > 2 or not all(map(_NUMBER.fullmatch, parts)):
+            raise ValueError("not a number, or two fractions at once")
+        above, *below = map(Fraction, parts)
         return float(above / below[0] if below else above)
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f'Expected a number such as 8/255 or 0.03, but got "{value}"') from error

@@ -227,6 +227,13 @@ class Metrics:
             rows.append(row)
         return rows
 
+    def damage(self) -> str | None:
+        """Return a sentence if the file goes on after its last row, as a kill or a damaged disk leaves it."""
+        if not self.path.exists():
+            return None
+        rows, lines = len(self.rows()), len(self.path.read_bytes().splitlines())
+        return f'"{self.path}" is torn or damaged from line {rows + 1} on' if lines > rows else None
+
     def truncate(self, epochs: int) -> None:
         """Keep the rows of the first so many epochs: those that a checkpoint knows of."""
         kept = [row for row in self.rows() if row["epoch"] <= epochs]

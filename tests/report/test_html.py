@@ -15,6 +15,7 @@ from fsrobust.types import InputError
 from tests.report.builder import Fake, write_config, write_fake, write_run
 
 HOSTILE = '<script>alert("x")</script>'
+TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 VOID = {"meta", "img", "br", "line", "rect", "path", "circle", "link", "input", "hr"}
 
 
@@ -162,6 +163,31 @@ def test_hostile_names(tmp_path: Path, out: Path) -> None:
     assert "script" not in page.tags
     assert HOSTILE in page.text
     assert "<script" not in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\N{RIGHT-TO-LEFT OVERRIDE}tac\N{RIGHT-TO-LEFT ISOLATE}",
+        "x" * 5000,
+        "a\0b\x1b[31mred\x07",
+        "' onerror='x' \"",
+        "",
+    ],
+    ids=["right to left", "long", "control", "quotes"],
+)
+def test_strange_names(tmp_path: Path, out: Path, name: str) -> None:
+    """No name turns the text around it, widens the page, controls anything, or leaves its attribute."""
+    fake = Fake(class_names=[f"{name}{k}" for k in range(10)], parts=("gallery", "curve", "mask"))
+    run = write_run(tmp_path / "run", fake, title=f"Title {name}", epochs=2, recipe=name)
+    audit = tmp_path / "audit"
+    write_fake(audit, replace(fake, checkpoint=None, weights=1), source=f"a:{name}")
+    page = page_of(run, audit, out=out)  # which fails if an attribute begins with "on"
+    html = out.read_text(encoding="utf-8")
+    assert not {c for c in html if c in TURNING or (ord(c) < 32 and c != "\n")}
+    assert "overflow-wrap: anywhere" in html
+    assert max(map(len, page.text.split())) <= 5100
+    assert "Title" in page.text
 
 
 def test_last_and_best_are_rows(tmp_path: Path, out: Path) -> None:

@@ -1,6 +1,7 @@
 """Unpack what came from elsewhere, archives and pickles, so that it can do no harm."""
 
 import codecs
+import errno
 import io
 import lzma
 import pickle
@@ -92,7 +93,10 @@ def _damage_named(archive: Path) -> Iterator[None]:
         raise InputError(f"{error} in {archive}; fetch the official archive again") from error
     except OSError as error:
         # Decompressors raise bare OSErrors for bad bytes; one with a number is the disk's trouble.
-        if error.errno is not None:
+        if error.errno not in (
+            None,
+            errno.EINVAL,
+        ):  # the latter: an archive that points before its own beginning
             raise
         raise InputError(_damaged(archive, error)) from error
     except _DAMAGE as error:

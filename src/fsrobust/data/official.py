@@ -32,6 +32,8 @@ CIFAR100_CLASSES: Final = (
     "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm"
 )  # fmt: skip
 _TINY_SIDE: Final = 64
+_MATLAB_5: Final = b"\x00\x01IM"
+"""How the header ends, little-endian: what ends otherwise never reaches scipy's reader."""
 
 
 def read_digits(_files: Sequence[Path], split: Split) -> Samples:
@@ -125,6 +127,9 @@ def read_svhn(files: Sequence[Path], _split: Split) -> Samples:
 
     (file,) = files
     with reading(file, "a MATLAB file with the arrays X and y"):
+        with file.open("rb") as stream:
+            if stream.read(128)[124:] != _MATLAB_5:
+                raise ValueError("no MATLAB file of version 5")
         content = loadmat(str(file), variable_names=["X", "y"])
         x, y = content["X"], content["y"]
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[:3] != (32, 32, 3):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from fsrobust.evaluate.compare import p_text
 from fsrobust.records import write_bytes
@@ -76,6 +77,7 @@ def _render(template: str, **values: object) -> str:
     environment = Environment(
         loader=PackageLoader("fsrobust.report"),
         autoescape=True,
+        finalize=_tame,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -92,6 +94,18 @@ def _render(template: str, **values: object) -> str:
         signed=signed,
         p_text=p_text,
     )
+
+
+_WILD: Final = dict.fromkeys(
+    [*range(32), 127, 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)],
+    "\N{REPLACEMENT CHARACTER}",
+) | dict.fromkeys([9, 10, 13], " ")
+"""Characters that control a terminal or turn the direction of the text after them."""
+
+
+def _tame(value: object) -> object:
+    """Return a value as it may be shown: whoever named a class is not to rearrange the page."""
+    return value.translate(_WILD) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _unbroken(text: str) -> str:

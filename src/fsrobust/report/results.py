@@ -156,14 +156,19 @@ def read_run(folder: Path | str) -> RunResults:
             "run train or evaluate first"
         )
     config = read_config(folder) if has_run else None
+    metrics = Metrics(folder / "metrics.jsonl")
     evaluations, remarks = _evaluations(folder, records)
     return RunResults(
         folder=folder,
         config=config,
-        metrics=Metrics(folder / "metrics.jsonl").rows(),
+        metrics=metrics.rows(),
         evaluations=sorted(evaluations, key=lambda one: _order(one, config)),
         parameters=count_parameters(folder),
-        remarks=[*(f"A record is left out: {why}" for why in damaged), *remarks],
+        remarks=[
+            *(f"Epochs are left out: {why}" for why in (metrics.damage(),) if why),
+            *(f"A record is left out: {why}" for why in damaged),
+            *remarks,
+        ],
     )
 
 

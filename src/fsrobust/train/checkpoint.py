@@ -84,11 +84,12 @@ def weights_bytes(model: nn.Module) -> bytes:
     return safetensors_bytes(tensors, {"model": json.dumps(asdict(config) if config else None)})
 
 
-def point_best(run: Path, step: int) -> None:
-    """Point ``best`` where a checkpoint's state says it is, if a kill came before the pointer was written."""
+def mend_pointers(run: Path, last: Path, best: int | None) -> None:
+    """Point ``last`` and ``best`` where a resumed run says they are, if a kill or a bad disk left one that is none."""
     folder = run / "checkpoints"
-    if _pointed(folder, "best") is None and why_unsound(folder / f"{step:08d}") is None:
-        write_bytes(folder / "best", f"{step:08d}\n".encode())
+    for pointer, name in (("last", last.name), ("best", None if best is None else f"{best:08d}")):
+        if name and _pointed(folder, pointer) is None and why_unsound(folder / name) is None:
+            write_bytes(folder / pointer, f"{name}\n".encode())
 
 
 def _prune(folder: Path) -> None:

@@ -23,7 +23,7 @@ from fsrobust.train.checkpoint import (
     WEIGHTS,
     find_resumable,
     load_state,
-    point_best,
+    mend_pointers,
     read_weights,
     save_checkpoint,
 )
@@ -86,6 +86,15 @@ def _own_randomness(device: torch.device) -> contextlib.AbstractContextManager[N
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
+def _begun_with(file: Path) -> dict[str, Any]:
+    try:
+        return read_json(file)
+    except InputError as error:
+        raise InputError(
+            f"{error}; if the settings given now are the run's own, delete it and resume"
+        ) from error
+
+
 class _Run:
     """One run from first to last epoch."""
 
@@ -140,10 +149,10 @@ class _Run:
         if file.exists() and not resume and self.team.leads:
             raise InputError(f'"{out}" already holds a run; give --resume to go on, or another --out')
         if self.team.leads and not file.exists():
-            write_json(file, written)
+            write_json(file, written, sealed=True)
         if not resume:
             return
-        check_same_run(read_json(file), written, out)
+        check_same_run(_begun_with(file), written, out)
         checkpoint, remarks = find_resumable(out)
         for remark in remarks:
             self.reporter.say(remark)
@@ -175,8 +184,8 @@ class _Run:
             self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f'"{checkpoint}" holds no state of this run: {first_line(error)}') from error
-        if self.out is not None and self.team.leads and self.position.best_step is not None:
-            point_best(self.out, self.position.best_step)
+        if self.out is not None and self.team.leads:
+            mend_pointers(self.out, checkpoint, self.position.best_step)
 
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint, if this run is kept at all; the model has the weights that it is to offer."""
