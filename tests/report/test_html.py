@@ -174,7 +174,7 @@ def test_hostile_names(tmp_path: Path, out: Path) -> None:
         "' onerror='x' \"",
         "",
     ],
-    ids=["right to left", "long", "control", "quotes"],
+    ids=["right to left", "long", "control", "quotes", "empty"],
 )
 def test_strange_names(tmp_path: Path, out: Path, name: str) -> None:
     """No name turns the text around it, widens the page, controls anything, or leaves its attribute."""

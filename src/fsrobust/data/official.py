@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from fsrobust.data.archives import reading, unpickle
+from fsrobust.data.matlab import read_matlab
 from fsrobust.data.readers import Bytes, Numbers, Samples, Split, decode, whole_labels
 from fsrobust.types import InputError
 
@@ -32,8 +33,6 @@ CIFAR100_CLASSES: Final = (
     "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf", "woman", "worm"
 )  # fmt: skip
 _TINY_SIDE: Final = 64
-_MATLAB_5: Final = b"\x00\x01IM"
-"""How the header ends, little-endian: what ends otherwise never reaches scipy's reader."""
 
 
 def read_digits(_files: Sequence[Path], split: Split) -> Samples:
@@ -123,14 +122,9 @@ def read_svhn(files: Sequence[Path], _split: Split) -> Samples:
     Raises:
         InputError: The file is no MATLAB file of version 5, or does not hold what the official one does.
     """
-    from scipy.io import loadmat
-
     (file,) = files
     with reading(file, "a MATLAB file with the arrays X and y"):
-        with file.open("rb") as stream:
-            if stream.read(128)[124:] != _MATLAB_5:
-                raise ValueError("no MATLAB file of version 5")
-        content = loadmat(str(file), variable_names=["X", "y"])
+        content = read_matlab(file, {"X", "y"})
         x, y = content["X"], content["y"]
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[:3] != (32, 32, 3):
         raise InputError(
