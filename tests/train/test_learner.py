@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fsrobust.train import TrainConfig, TrainingError
+from fsrobust.train.distributed import Team
 from fsrobust.train.learner import Learner
+from fsrobust.train.step import Step
 from tests.helpers import fingerprint
 from tests.runs import at, digits, net, short
 
@@ -86,3 +88,18 @@ def test_a_compiled_run_learns_the_same() -> None:
         losses.append([float(made.learn(torch.arange(16) + 4 * k, k)["loss"]) for k in range(5)])
         assert said == []
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_processes_look_at_their_rows_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masks' noise is that of the whole batch for both, other in the next one; each takes its own rows."""
+    shares = []
+    monkeypatch.setattr(Step, "join", lambda *_: None)
+    monkeypatch.setattr(Step, "look", lambda _step, _x, _y, _noise, share: shares.append(share))
+    for rank, indices in enumerate(torch.arange(16).chunk(2)):
+        made = Learner(net(), digits(64), at(), short(), batch=16, say=print, team=Team(rank, 2))
+        made.look(indices, 5, 0)
+        made.look(indices, 5, 1)
+    assert [share.first for share in shares] == [0, 0, 8, 8]
+    assert shares[0].seed == shares[2].seed
+    assert shares[1].seed == shares[3].seed
+    assert shares[0].seed != shares[1].seed

@@ -119,10 +119,13 @@ class Learner:
         self.step.notes.clear()
         return numbers
 
-    def look(self, indices: Tensor, step: int) -> None:
-        """Show the model the samples at ``indices`` as training would after ``step`` steps; nothing is learnt."""
-        torch.manual_seed(derive(self.train.seed, "look", step, int(indices[0])))
-        share = self._share_of(indices, "look", step, int(indices[0]))
+    def look(self, indices: Tensor, step: int, number: int) -> None:
+        """Show the model the samples at ``indices`` as training would after ``step`` steps; nothing is learnt.
+
+        They are this process's rows of batch ``number`` of those that are shown then.
+        """
+        torch.manual_seed(derive(self.train.seed, "look", step, number))
+        share = self._share_of(indices, "look", step, number)
         self.step.look(*self._batch(indices, "look", step), share)
 
     def _share_of(self, indices: Tensor, *purpose: str | int) -> Share | None:

@@ -204,8 +204,8 @@ class _Run:
     def _show(self) -> None:
         """Pass the same first batches through, whichever epoch it is: what they do depends on the step alone."""
         order = training_batches(len(self.data), batch=self.batch, seed=self.train.seed, epoch=0)
-        for indices in self.team.share(order)[:REFRESHED].to(self.device):
-            self.learner.look(indices, self.position.step)
+        for number, indices in enumerate(self.team.share(order)[:REFRESHED].to(self.device)):
+            self.learner.look(indices, self.position.step, number)
 
     def _plan(self) -> str:
         kept = f", {len(self.validation)} held out to choose the best" if self.validation is not None else ""
