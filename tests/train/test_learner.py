@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsrobust.train import TrainConfig, TrainingError
+from fsrobust.train import TrainConfig, TrainingError, fit
 from fsrobust.train.distributed import Team
 from fsrobust.train.learner import Learner
 from fsrobust.train.step import Step
@@ -48,6 +48,13 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(engine: str, mo
     with pytest.raises(TrainingError, match=advice):
         made.learn(torch.arange(16), 0)
     assert fingerprint(model) == before
+
+
+def test_what_learns_in_pieces_is_validated_in_pieces() -> None:
+    """Where eight images fit, a batch of 16 in two pieces trains, and its 20 held-out samples are judged."""
+    train: TrainConfig = short(accumulate=2, validation=20, epochs=1)
+    history = fit(Hungry(8), digits(52), objective=at(), train=train)
+    assert 0 <= history.rows[0]["validation_robust"] <= 1
 
 
 def test_another_error_is_not_taken_for_memory() -> None:

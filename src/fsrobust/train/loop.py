@@ -37,7 +37,7 @@ from fsrobust.train.pairs import circumstances, refuse_pairs, settings_of
 from fsrobust.train.position import Position
 from fsrobust.train.schedule import learning_rate
 from fsrobust.train.telemetry import cost
-from fsrobust.train.validation import validate
+from fsrobust.train.validation import validate, validation_batch
 from fsrobust.types import InputError
 
 
@@ -276,8 +276,10 @@ class _Run:
         means = {name: float(total) / position.batch for name, total in position.sums.items()}
         row: dict[str, Any] = {"epoch": position.epoch, "step": position.step, "lr": lr, **means}
         if self.validation is not None:
-            batch, seed = max(self.batch, 256), self.train.seed
-            row |= validate(self.learner.step, self.validation, batch=batch, seed=seed, team=self.team)
+            batch = validation_batch(self.batch, processes=self.team.size, pieces=self.train.accumulate)
+            row |= validate(
+                self.learner.step, self.validation, batch=batch, seed=self.train.seed, team=self.team
+            )
             check_collapse(row, self.out)
         row |= cost(self.learner.step.laps, seconds, images)
         score = float(row.get("validation_robust", row.get("validation_natural", -1.0)))
