@@ -39,7 +39,7 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, point ``last`` (and ``best``) at it, and drop those no longer needed.
 
-    A sound checkpoint of the same step is kept as it is: the same run wrote it, on its way here before.
+    A sound checkpoint of the same step is kept as it is: the run began at it, and has learnt nothing since.
     """
     folder = run / "checkpoints"
     final = folder / f"{step:08d}"
@@ -84,11 +84,19 @@ def weights_bytes(model: nn.Module) -> bytes:
     return to_safetensors(tensors, metadata=header)
 
 
-def point_best(run: Path, step: int) -> None:
-    """Point ``best`` where a checkpoint's state says it is, if a kill came before the pointer was written."""
+def rewind(run: Path, step: int, *, best: int | None) -> None:
+    """Leave a run as it was at the checkpoint it goes on from: ``best`` as its state says, and none beyond.
+
+    What a kill kept from counting is made anew, of other bits if by other processes or in other pieces.
+    """
     folder = run / "checkpoints"
-    if _pointed(folder, "best") is None and why_unsound(folder / f"{step:08d}") is None:
-        write_bytes(folder / "best", f"{step:08d}\n".encode())
+    if best is None:
+        (folder / "best").unlink(missing_ok=True)
+    else:
+        write_bytes(folder / "best", f"{best:08d}\n".encode())
+    for path in _steps(folder):
+        if path.name > f"{step:08d}":
+            shutil.rmtree(path)
 
 
 def _prune(folder: Path) -> None:

@@ -23,8 +23,8 @@ from fsrobust.train.checkpoint import (
     WEIGHTS,
     find_resumable,
     load_state,
-    point_best,
     read_weights,
+    rewind,
     save_checkpoint,
 )
 from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run
@@ -175,8 +175,8 @@ class _Run:
             self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f'"{checkpoint}" holds no state of this run: {first_line(error)}') from error
-        if self.out is not None and self.team.leads and self.position.best_step is not None:
-            point_best(self.out, self.position.best_step)
+        if self.out is not None and self.team.leads:
+            rewind(self.out, self.position.step, best=self.position.best_step)
 
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint, if this run is kept at all; the model has the weights that it is to offer."""
