@@ -222,8 +222,10 @@ def team_on(device: torch.device) -> Iterator[Team]:
         lifelines.leave(FAILED)
         raise
     lifelines.leave(DONE)
-    if lifelines.broken():
-        _give_up(lifelines, None)
+    if lifelines.lost is not None or lifelines.broken():
+        atexit.unregister(dist.destroy_process_group)
+        if rank != 0:  # rank 0 has written all: its run is complete
+            _give_up(lifelines, None)
 
 
 def _initialise(device: torch.device) -> None:

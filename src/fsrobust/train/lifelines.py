@@ -19,6 +19,8 @@ FAILED: Final = 2
 """What a process says before it leaves; one that says nothing was killed."""
 GRACE: Final = 5.0
 """Seconds that the main thread has to find out for itself, before it is taken to wait for ever."""
+_POLL: Final = 0.1
+"""Seconds between looks at whether waiting is of use."""
 
 
 class Lifelines:
@@ -53,11 +55,16 @@ class Lifelines:
         )
 
     def leave(self, word: int) -> None:
-        """Tell the others; of a run that is done, return when they are done as well."""
+        """Tell the others; of a run that is done, return when they are done as well, or gone.
+
+        Rank 0 has by then written all there is to write: nobody who is gone is missed.
+        """
         self._tell(word)
-        if word == DONE:
-            for thread in self._threads:
-                thread.join()
+        if word == FAILED or self.rank == 0:
+            self._left.set()
+        for thread in self._threads if word == DONE else ():
+            while thread.is_alive() and not self._broken.is_set():
+                thread.join(_POLL)
         self._left.set()
 
     def _tell(self, word: int) -> None:
