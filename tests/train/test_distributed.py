@@ -160,6 +160,16 @@ def test_a_killed_process_ends_the_job_and_it_goes_on(job: Job, tmp_path: Path) 
         }
 
 
+@pytest.mark.slow
+def test_an_error_of_all_processes_is_said_once(tmp_path: Path) -> None:
+    """A bug that every process meets ends in one sentence that names it, whoever notices first."""
+    ended = torchrun("tests.crew", "wrong", *RECIPE, "--out", str(tmp_path / "run"))
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if line.startswith("fsrobust:")]
+    assert len(said) == 1, ended.stderr
+    assert "a bug of all processes" in said[0]
+
+
 @functools.cache
 def alone(name: str) -> Result:
     """Return what one process makes of a case, its batches whole."""

@@ -215,7 +215,7 @@ def team_on(device: torch.device) -> Iterator[Team]:
         yield Team(rank, size, control)
     except BaseException as error:
         atexit.unregister(dist.destroy_process_group)  # it would wait for those who are gone
-        # that is how a reduction fails when somebody leaves
+        # that is how a reduction fails when somebody leaves, and how a bug of all does
         theirs = isinstance(error, RuntimeError) and not isinstance(error, TrainingError)
         if theirs and lifelines.broken(wait=5.0):
             _give_up(lifelines, error)
@@ -243,4 +243,12 @@ def _give_up(lifelines: Lifelines, error: BaseException | None) -> None:
     lifelines.leave(FAILED)
     if lifelines.speaks:
         raise TrainingError(lifelines.sentence()) from error
+    if error is not None and lifelines.rank == 0 and not _of_a_connection(error):
+        raise error  # all have met it, and rank 0 says so
+    lifelines.await_end()
     raise SystemExit(1)
+
+
+def _of_a_connection(error: BaseException) -> bool:
+    """Return whether it is others that have gone: gloo has no class of errors, but says its name."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

@@ -30,6 +30,7 @@ class Lifelines:
         self.rank, self.size = rank, size
         self.lost: int | None = None
         self._broken, self._left, self._told = threading.Event(), threading.Event(), threading.Lock()
+        self._gone = threading.Event()
         # a connection may be silent for as long as a run takes
         self._group = dist.new_group(backend="gloo", timeout=timedelta(days=3650))
         self._peers = list(range(1, size)) if rank == 0 else [0]
@@ -40,6 +41,10 @@ class Lifelines:
     def broken(self, *, wait: float = 0.0) -> bool:
         """Return whether a process was lost, or failed and says so itself."""
         return self._broken.wait(wait)
+
+    def await_end(self) -> None:
+        """Return when the process that was lost or has failed is gone, or takes too long."""
+        self._gone.wait(4 * GRACE)
 
     @property
     def speaks(self) -> bool:
@@ -84,8 +89,14 @@ class Lifelines:
             return
         self._tell(FAILED)  # before rank 0 itself is gone, and is missed
         self._broken.set()
-        # one that failed takes its time to say so, and torchrun would end it if this one ended first
-        if not self._left.wait(GRACE if self.lost is not None else 3 * GRACE):
+        if int(word) == FAILED:
+            # it takes its time to say why, and torchrun would end it if this one ended first
+            with contextlib.suppress(RuntimeError):  # that is how one that is gone, or does not go, is heard
+                end = dist.irecv(word, src=peer, group=self._group)
+                if end is not None:
+                    end.wait(timedelta(seconds=3 * GRACE))
+        self._gone.set()
+        if not self._left.wait(GRACE):
             if self.speaks:
                 sys.stderr.write(f"fsrobust: {self.sentence()}\n")
                 sys.stderr.flush()
