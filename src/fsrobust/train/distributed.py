@@ -28,7 +28,8 @@ from fsrobust.types import Images, InputError, Labels
 Learn = Callable[[Images, Images, Labels], Loss]
 _LOOKS: Final = 16
 """Batches after which processes with GPUs ask each other whether to stop: hosts wait for each other there."""
-
+_PATIENCE: Final = 5.0
+"""Seconds in which they do so at any rate: 30 after it has asked, torchrun kills."""
 
 _NEWER: Final = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
 _BUFFERS_STAY: Final[dict[str, Any]] = {"forward_sync_buffers" if _NEWER else "broadcast_buffers": False}
@@ -52,9 +53,13 @@ class Team:
         """Return this process's columns of an epoch's batches [steps, batch], of which all have as many."""
         return order.chunk(self.size, dim=1)[self.rank]
 
-    def due(self, batch: int, device: torch.device) -> bool:
-        """Return whether all processes look up before the next batch of the epoch, on whatever clock each has."""
-        return self.size == 1 or device.type == "cpu" or batch % _LOOKS == 0
+    def stride(self, seconds: float, device: torch.device) -> int:
+        """Return after how many batches of an epoch all look up, given what one took this process of late."""
+        if self.size == 1 or device.type == "cpu":
+            return 1
+        slowest = torch.tensor([seconds], dtype=torch.float64)
+        dist.all_reduce(slowest, dist.ReduceOp.MAX, group=self.control)
+        return looks_every(float(slowest))
 
     def agree(self, reason: str | None) -> str | None:
         """Return why to stop, if any process has a reason to; all get an answer at the same step."""
@@ -122,6 +127,15 @@ class Team:
 
 
 ALONE: Final = Team()
+
+
+def looks_every(seconds: float) -> int:
+    """Return the number of batches between two looks, of batches that take so many seconds.
+
+    >>> looks_every(0.05), looks_every(2.0), looks_every(30.0), looks_every(float("inf"))
+    (16, 2, 1, 1)
+    """
+    return max(1, min(_LOOKS, int(_PATIENCE / max(seconds, 1e-9))))
 
 
 def check_shares(batch: int, processes: int, pieces: int) -> None:

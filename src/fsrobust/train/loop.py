@@ -117,7 +117,7 @@ class _Run:
             model, self.data, objective, train, batch=self.batch, say=reporter.say, team=team
         )
         self.average = Average(model, train)
-        self.position = Position()
+        self.position, self.pace = Position(), float("inf")  # seconds a batch, once they are known
         self.rows: list[dict[str, Any]] = []
 
     def open(self, config: Mapping[str, object], *, resume: bool) -> None:
@@ -227,9 +227,10 @@ class _Run:
         self.learner.begin(position.epoch, lr)
         order = training_batches(len(self.data), batch=self.batch, seed=train.seed, epoch=position.epoch)
         order = order.to(self.device)
+        stride = self.team.stride(self.pace, self.device)
         started, shown, first = time.perf_counter(), 0.0, position.batch
         for indices in self.data.stream(self.team.share(order)[position.batch :]):
-            due = self.team.due(position.batch, self.device)
+            due = position.batch % stride == 0
             stopped = self.team.agree(stopwatch.stop_reason()) if due else None
             if stopped:
                 self._check_finite(order)
@@ -247,6 +248,7 @@ class _Run:
                 self.reporter.batch(position.epoch, train.epochs, share, loss)
         self._check_finite(order)
         seconds = time.perf_counter() - started
+        self.pace = seconds / max(1, len(order) - first)
         self.average.after_epoch(position.epoch)
         with self.average.installed(self._show):
             self._close_epoch(lr, seconds, images=(len(order) - first) * self.batch)
@@ -285,11 +287,8 @@ class _Run:
         score = float(row.get("validation_robust", row.get("validation_natural", -1.0)))
         best = score > position.best_score
         if best:
-            position.best_score, position.best_epoch, position.best_step = (
-                score,
-                position.epoch,
-                position.step,
-            )
+            position.best_score, position.best_epoch = score, position.epoch
+            position.best_step = position.step
         self.rows.append(row)
         position.next_epoch()
         if self.out is not None and self.team.leads:
