@@ -194,15 +194,21 @@ def test_a_run_goes_on_in_other_pieces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "processes", "pieces", "numbers"),
-    [(30, 4, 1, "28 or 32"), (6, 2, 4, "8"), (16, 3, 2, "12 or 18")],
+    ("batch", "processes", "pieces", "advice"),
+    [
+        (30, 4, 1, "train.batch=28 or 32 would do"),
+        (6, 2, 4, "train.batch=8 would do"),
+        (16, 3, 2, "train.batch=12 or 18 would do"),
+        (90, 4, 1, "train.batch=88 would do"),  # 92 would be cut to the 90 that there are
+        (90, 100, 1, "only 90 samples to share"),
+    ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(
-    batch: int, processes: int, pieces: int, numbers: str
+    batch: int, processes: int, pieces: int, advice: str
 ) -> None:
-    """The sentence names the numbers on both sides that can."""
-    with pytest.raises(InputError, match=f"train.batch={numbers} would do"):
-        check_shares(batch, processes, pieces)
+    """The sentence names the numbers on both sides that can, of 90 samples."""
+    with pytest.raises(InputError, match=advice):
+        check_shares(batch, processes, pieces, samples=90)
 
 
 def test_pieces_that_are_uneven_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,8 +138,8 @@ def looks_every(seconds: float) -> int:
     return max(1, min(_LOOKS, int(_PATIENCE / max(seconds, 1e-9))))
 
 
-def check_shares(batch: int, processes: int, pieces: int) -> None:
-    """Refuse a batch that cannot be shared out alike.
+def check_shares(batch: int, processes: int, pieces: int, *, samples: int) -> None:
+    """Refuse a batch, of so many samples in all, that cannot be shared out alike.
 
     Raises:
         InputError: the message says which batches can.
@@ -147,10 +147,13 @@ def check_shares(batch: int, processes: int, pieces: int) -> None:
     parts = processes * pieces
     if batch % parts:
         below, above = batch // parts * parts, (batch // parts + 1) * parts
-        numbers = f"{below} or {above}" if below else f"{above}"
+        numbers = " or ".join(str(number) for number in (below, above) if 0 < number <= samples)
+        advice = (
+            f"train.batch={numbers} would do" if numbers else f"there are only {samples} samples to share"
+        )
         raise InputError(
             f"Expected a batch that divides by {parts} ({processes} processes × train.accumulate={pieces}), "
-            f"but got {batch}; train.batch={numbers} would do"
+            f"but got {batch}; {advice}"
         )
 
 

@@ -111,7 +111,7 @@ class _Run:
         # few, and asked for in every epoch: in memory wherever the rest is
         self.validation = held_out.to(device).resident() if held_out is not None else None
         self.batch = min(train.batch, len(self.data))
-        check_shares(self.batch, team.size, train.accumulate)
+        check_shares(self.batch, team.size, train.accumulate, samples=len(self.data))
         self.device = device
         self.learner = Learner(
             model, self.data, objective, train, batch=self.batch, say=reporter.say, team=team
