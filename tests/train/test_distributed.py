@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fsrobust.cli import run
+from fsrobust.evaluate.shards import torchrun_shard
 from fsrobust.plugin.draws import Share, drawing, drawn_again
 from fsrobust.plugin.mask import logistic_like
 from fsrobust.records import Metrics, read_json
 from fsrobust.train import fit, load
-from fsrobust.train.distributed import check_shares, own_device
+from fsrobust.train.distributed import check_shares, environment_rank, own_device
 from fsrobust.train.synced import SyncedNorms
 from fsrobust.types import InputError
 from tests.crew import CASES, SEVENTH, Result
@@ -287,6 +289,21 @@ def test_dropout_differs_between_pieces() -> None:
     fit(Net(), digits(16), objective=at(), train=train, reporter=Listener())
     assert len(seen) == 2
     assert not torch.equal(*seen)
+
+
+def test_a_size_without_a_rank_is_not_torchruns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other launchers set WORLD_SIZE or RANK alone: training, shards and errors then know of one process."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert environment_rank() == (0, 1)
+    assert torchrun_shard() is None
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waits for a first process"))
+    assert run(["report", "no-such-run"]) == 2
+    assert "no-such-run" in capsys.readouterr().err
 
 
 def test_there_must_be_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
