@@ -25,7 +25,7 @@ from fsrobust.cli.options import (
     print_json,
 )
 from fsrobust.cli.reproduce import reproduce
-from fsrobust.train.distributed import environment_rank
+from fsrobust.train.distributed import environment_rank, refuse_several
 from fsrobust.types import InputError
 
 UsageError: Any = typer.BadParameter.__base__
@@ -62,6 +62,7 @@ def demo(
     from fsrobust.recipes import demo as story
     from fsrobust.report import comparison_table
 
+    refuse_several("demo")
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         result = story.demo(out, seed=seed, say=reporter.say, reporter=reporter, progress=reporter.attack)
     if as_json:

@@ -196,6 +196,19 @@ def environment_rank() -> tuple[int, int]:
     return (int(os.environ["RANK"]), size) if size > 1 and "RANK" in os.environ else (0, 1)
 
 
+def refuse_several(command: str) -> None:
+    """Refuse processes that would all do the same work into one place.
+
+    Raises:
+        InputError: torchrun started several.
+    """
+    _, size = environment_rank()
+    if size > 1:
+        raise InputError(
+            f"Expected one process for {command}, but got {size} from torchrun; start it without torchrun"
+        )
+
+
 def own_device(device: torch.device) -> torch.device:
     """Return this process's own GPU where torchrun started several; else, the device.
 
