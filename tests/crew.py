@@ -93,7 +93,8 @@ CASES = {
 }
 """Trainings that two processes and one do alike; but for "norms", where they see other batch statistics."""
 
-
+FIRST = Case(Natural(), fsr=None, norms=True, settings={"train_on": "all", "epochs": 1, "batch": 90})
+"""One step on all digits, with batch norms."""
 SEVENTH = 7
 """The training pass in which process 1 meets its end; epochs have five."""
 
@@ -127,6 +128,7 @@ def main(what: str, *arguments: str) -> int:
         return command(list(arguments))
     out, rank = Path(arguments[0]), os.environ["RANK"]
     results = {name: case.train() for name, case in CASES.items()}
+    results["first"] = FIRST.train()
     plain, objectives.classify = objectives.classify, struck(signal.SIGTERM)
     results["stopped"] = CASES["at"].train(out / "stopped")
     objectives.classify = plain
