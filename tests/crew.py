@@ -2,6 +2,7 @@
 
 ``python -m tests.crew cases OUT COMMAND`` trains CASES, keeps what each process came to, and runs a command of ours.
 ``python -m tests.crew doomed COMMAND`` runs one in which process 1 is killed in its training pass SEVENTH.
+``python -m tests.crew wrong COMMAND`` runs one in which every process fails at once.
 """
 
 import os
@@ -92,7 +93,8 @@ CASES = {
 }
 """Trainings that two processes and one do alike; but for "norms", where they see other batch statistics."""
 
-
+FIRST = Case(Natural(), fsr=None, norms=True, settings={"train_on": "all", "epochs": 1, "batch": 90})
+"""One step on all digits, with batch norms."""
 SEVENTH = 7
 """The training pass in which process 1 meets its end; epochs have five."""
 
@@ -111,13 +113,22 @@ def struck(number: signal.Signals) -> Callable[..., Loss]:
     return classify
 
 
+def wrong(*_given: Any, **_named: Any) -> Loss:
+    """Fail as torch does, in all processes alike."""
+    raise RuntimeError("a bug of all processes")
+
+
 def main(what: str, *arguments: str) -> int:
     """Do what the command line says; return the exit code."""
     if what == "doomed":
         objectives.classify = struck(signal.SIGKILL)
         return command(list(arguments))
+    if what == "wrong":
+        objectives.classify = wrong
+        return command(list(arguments))
     out, rank = Path(arguments[0]), os.environ["RANK"]
     results = {name: case.train() for name, case in CASES.items()}
+    results["first"] = FIRST.train()
     plain, objectives.classify = objectives.classify, struck(signal.SIGTERM)
     results["stopped"] = CASES["at"].train(out / "stopped")
     objectives.classify = plain

@@ -106,3 +106,18 @@ def test_debug_shows_where(tmp_path: Path) -> None:
     """With --debug the error itself comes through."""
     with pytest.raises(InputError):
         run(["report", str(tmp_path)], debug=True)
+
+
+@pytest.mark.parametrize("command", [("demo",), ("reproduce", "S1", "--scale", "smoke")])
+def test_several_processes_are_refused_where_one_does_it_all(
+    command: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Under torchrun each would make the same runs in the same folders: nothing is begun."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert run([*command, "--out", str(tmp_path / "out")]) == 2
+    assert f"one process for {command[0]}, but got 2 from torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

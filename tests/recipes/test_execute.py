@@ -9,7 +9,7 @@ import torch
 
 from fsrobust.cli import run
 from fsrobust.evaluate import read_records
-from fsrobust.recipes.execute import find_target, pick_device, plan_study
+from fsrobust.recipes.execute import find_target, pick_device, plan_study, training_device
 from fsrobust.types import InputError
 
 OWN = """
@@ -89,6 +89,22 @@ def test_the_device_is_the_gpu_if_there_is_one() -> None:
     """Without a name, the first GPU, else the CPU."""
     assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_a_process_tries_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that torchrun started, the second leaves nothing on the first one's GPU."""
+    asked: list[torch.device] = []
+
+    def zeros(*_: int, device: torch.device) -> torch.Tensor:
+        asked.append(device)
+        return torch.ones(1)
+
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    training_device("cuda")
+    assert asked == [torch.device("cuda", 1)]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from fsrobust.cli import run
-from fsrobust.plugin.draws import Share, drawing, drawn_again
-from fsrobust.plugin.mask import logistic_like
+from fsrobust.data.batches import pixels, training_batches
+from fsrobust.evaluate.shards import torchrun_shard
 from fsrobust.records import Metrics, read_json
 from fsrobust.train import fit, load
-from fsrobust.train.distributed import check_shares, own_device
-from fsrobust.train.synced import SyncedNorms
+from fsrobust.train.distributed import check_shares, environment_rank, own_device
 from fsrobust.types import InputError
-from tests.crew import CASES, SEVENTH, Result
-from tests.helpers import fingerprint, guarded, images
-from tests.runs import TIMES, Listener, at, digits, net, short
+from tests.crew import CASES, FIRST, SEVENTH, Result
+from tests.helpers import fingerprint
+from tests.runs import TIMES, Listener, at, digits, short
 
 ROOT = Path(__file__).parents[2]
 RECIPE = (
@@ -117,6 +117,26 @@ def test_statistics_are_those_of_the_shares(job: Job) -> None:
 
 
 @pytest.mark.slow
+def test_running_statistics_are_the_mean_of_the_processes(job: Job) -> None:
+    """After one step: a tenth of the mean of what each half of the batch gives, by hand, and nine of what was."""
+    convolution, norm = [
+        (name, m) for name, m in FIRST.network().named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)
+    ][:2]
+    (batch,) = training_batches(90, batch=90, seed=0, epoch=1)
+    seen = [convolution[1](pixels(digits(90).images[half]).double()).detach() for half in batch.chunk(2)]
+    variances = torch.stack([half.transpose(0, 1).flatten(1).var(1) for half in seen])
+    means = torch.stack([half.mean((0, 2, 3)) for half in seen])
+    state = job.results[1]["first"].state
+    torch.testing.assert_close(state[f"{norm[0]}.running_mean"], 0.1 * means.mean(0), rtol=0, atol=SAME)
+    torch.testing.assert_close(
+        state[f"{norm[0]}.running_var"], 0.9 + 0.1 * variances.mean(0), rtol=0, atol=SAME
+    )
+    # the comparison can fail: the halves differ, and so does the variance of the whole
+    assert (means[0] - means[1]).abs().max() > 1e-4
+    assert (torch.cat(seen).transpose(0, 1).flatten(1).var(1) - variances.mean(0)).abs().max() > 1e-6
+
+
+@pytest.mark.slow
 def test_all_stop_at_one_step_and_one_process_goes_on(job: Job, tmp_path: Path) -> None:
     """SIGTERM to process 1 stops both after that step; resumed by one process, the run ends as if never stopped."""
     for results in job.results:
@@ -160,6 +180,16 @@ def test_a_killed_process_ends_the_job_and_it_goes_on(job: Job, tmp_path: Path) 
         }
 
 
+@pytest.mark.slow
+def test_an_error_of_all_processes_is_said_once(tmp_path: Path) -> None:
+    """A bug that every process meets ends in one sentence that names it, whoever notices first."""
+    ended = torchrun("tests.crew", "wrong", *RECIPE, "--out", str(tmp_path / "run"))
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if line.startswith("fsrobust:")]
+    assert len(said) == 1, ended.stderr
+    assert "a bug of all processes" in said[0]
+
+
 @functools.cache
 def alone(name: str) -> Result:
     """Return what one process makes of a case, its batches whole."""
@@ -184,15 +214,21 @@ def test_a_run_goes_on_in_other_pieces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "processes", "pieces", "numbers"),
-    [(30, 4, 1, "28 or 32"), (6, 2, 4, "8"), (16, 3, 2, "12 or 18")],
+    ("batch", "processes", "pieces", "advice"),
+    [
+        (30, 4, 1, "train.batch=28 or 32 would do"),
+        (6, 2, 4, "train.batch=8 would do"),
+        (16, 3, 2, "train.batch=12 or 18 would do"),
+        (90, 4, 1, "train.batch=88 would do"),  # 92 would be cut to the 90 that there are
+        (90, 100, 1, "only 90 samples to share"),
+    ],
 )
 def test_a_batch_that_cannot_be_shared_is_refused(
-    batch: int, processes: int, pieces: int, numbers: str
+    batch: int, processes: int, pieces: int, advice: str
 ) -> None:
-    """The sentence names the numbers on both sides that can."""
-    with pytest.raises(InputError, match=f"train.batch={numbers} would do"):
-        check_shares(batch, processes, pieces)
+    """The sentence names the numbers on both sides that can, of 90 samples."""
+    with pytest.raises(InputError, match=advice):
+        check_shares(batch, processes, pieces, samples=90)
 
 
 def test_pieces_that_are_uneven_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,51 +237,6 @@ def test_pieces_that_are_uneven_are_refused(tmp_path: Path, capsys: pytest.Captu
     assert run(["train", "digits-at", "--device", "cpu", *settings]) == 2
     assert "train.batch=48 or 52" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.json").exists()
-
-
-def test_a_share_draws_what_the_whole_batch_would() -> None:
-    """The masks of rows 2, 3 and 4 of 6, by their seed, are rows 2, 3 and 4 of the masks that torch's seed gives."""
-    model = guarded().train()
-    f = torch.randn(6, 16, 2, 2)
-    point = model.fsr[0]
-    torch.manual_seed(7)
-    whole = [logistic_like(f), logistic_like(f)]
-    with drawing(model, Share(7, first=2, whole=6)):
-        rows = [point.draw(f[2:5]), point.draw(f[2:5])]  # type: ignore[operator]
-    for mine, theirs in zip(rows, whole, strict=True):
-        assert torch.equal(mine, theirs[2:5])
-    assert point.draw is logistic_like
-
-
-def test_noise_is_drawn_again() -> None:
-    """What a share's mask and dropout draw inside, they draw after; then they go on."""
-    model, x = guarded().train(), images(4)
-    dropout = nn.Dropout(0.5)
-    with drawing(model, Share(1, first=0, whole=4)), torch.random.fork_rng(devices=[]):
-        with drawn_again(model, x.device):
-            first = model.parts(x).mask[0], dropout(x)
-        second = model.parts(x).mask[0], dropout(x)
-        third = model.parts(x).mask[0], dropout(x)
-    assert torch.equal(first[1], second[1])
-    assert not torch.equal(second[1], third[1])
-    # batch norms in train mode see the same batch each time
-    assert torch.equal(first[0], second[0])
-    assert not torch.equal(second[0], third[0])
-
-
-def test_synced_norms_stand_in_and_leave() -> None:
-    """While the model learns its batch norms are torch's synchronised ones, of the same tensors; after, its own."""
-    model = net(fsr="paper").train()
-    own = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    next(iter(own.values())).eval()
-    before = {name: value.data_ptr() for name, value in model.state_dict().items()}
-    with SyncedNorms(model).standing_in():
-        for name, norm in own.items():
-            twin = model.get_submodule(name)
-            assert isinstance(twin, nn.SyncBatchNorm)
-            assert twin.training == norm.training
-        assert {name: value.data_ptr() for name, value in model.state_dict().items()} == before
-    assert all(model.get_submodule(name) is norm for name, norm in own.items())
 
 
 def test_dropout_differs_between_pieces() -> None:
@@ -268,6 +259,21 @@ def test_dropout_differs_between_pieces() -> None:
     fit(Net(), digits(16), objective=at(), train=train, reporter=Listener())
     assert len(seen) == 2
     assert not torch.equal(*seen)
+
+
+def test_a_size_without_a_rank_is_not_torchruns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other launchers set WORLD_SIZE or RANK alone: training, shards and errors then know of one process."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert environment_rank() == (0, 1)
+    assert torchrun_shard() is None
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waits for a first process"))
+    assert run(["report", "no-such-run"]) == 2
+    assert "no-such-run" in capsys.readouterr().err
 
 
 def test_there_must_be_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Killed between any two file operations, a run can go on, and ends as if nothing had happened."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,20 @@ def test_a_run_goes_back_behind_damage(tmp_path: Path, lost: str) -> None:
     assert any(str(last) in text and "damaged" in text for text in listener.said)
     assert any("starting anew" in text for text in listener.said) == (lost == "all")
     assert find_checkpoint(tmp_path / "run") == last  # sound again
+
+
+def test_what_did_not_count_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A best checkpoint that was whole when the run was killed, before ``last``, is gone; ``best`` is as it was."""
+    whole, folder = train(tmp_path / "run"), tmp_path / "run" / "checkpoints"
+    shutil.rmtree(folder / "00000010")
+    save(tmp_path / "run", 10, best=True)  # of other bits, as other processes may have made it
+    (folder / "last").write_text("00000005\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stopwatch, "stop_reason", lambda _self: "stop")
+        train(tmp_path / "run", resume=True)
+    assert find_checkpoint(tmp_path / "run", "best").name == "00000005"
+    train(tmp_path / "run", resume=True)
+    assert fingerprint(load(tmp_path / "run")) == fingerprint(whole.model)
 
 
 def test_stopping_twice_in_one_place_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsrobust.train import TrainConfig, TrainingError
+from fsrobust.train import TrainConfig, TrainingError, fit
+from fsrobust.train.distributed import Team
 from fsrobust.train.learner import Learner
+from fsrobust.train.step import Step
 from tests.helpers import fingerprint
 from tests.runs import at, digits, net, short
 
@@ -48,6 +50,13 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(engine: str, mo
     assert fingerprint(model) == before
 
 
+def test_what_learns_in_pieces_is_validated_in_pieces() -> None:
+    """Where eight images fit, a batch of 16 in two pieces trains, and its 20 held-out samples are judged."""
+    train: TrainConfig = short(accumulate=2, validation=20, epochs=1)
+    history = fit(Hungry(8), digits(52), objective=at(), train=train)
+    assert 0 <= history.rows[0]["validation_robust"] <= 1
+
+
 def test_another_error_is_not_taken_for_memory() -> None:
     """A bug of the network comes through as it is."""
 
@@ -86,3 +95,18 @@ def test_a_compiled_run_learns_the_same() -> None:
         losses.append([float(made.learn(torch.arange(16) + 4 * k, k)["loss"]) for k in range(5)])
         assert said == []
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_processes_look_at_their_rows_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masks' noise is that of the whole batch for both, other in the next one; each takes its own rows."""
+    shares = []
+    monkeypatch.setattr(Step, "join", lambda *_: None)
+    monkeypatch.setattr(Step, "look", lambda _step, _x, _y, _noise, share: shares.append(share))
+    for rank, indices in enumerate(torch.arange(16).chunk(2)):
+        made = Learner(net(), digits(64), at(), short(), batch=16, say=print, team=Team(rank, 2))
+        made.look(indices, 5, 0)
+        made.look(indices, 5, 1)
+    assert [share.first for share in shares] == [0, 0, 8, 8]
+    assert shares[0].seed == shares[2].seed
+    assert shares[1].seed == shares[3].seed
+    assert shares[0].seed != shares[1].seed

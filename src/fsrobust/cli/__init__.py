@@ -1,7 +1,6 @@
 """The command line: options in, one call, a sentence or a table out. It decides nothing itself."""
 
 import errno
-import os
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from fsrobust.cli.options import (
     print_json,
 )
 from fsrobust.cli.reproduce import reproduce
+from fsrobust.train.distributed import environment_rank, refuse_several
 from fsrobust.types import InputError
 
 UsageError: Any = typer.BadParameter.__base__
@@ -63,6 +63,7 @@ def demo(
     from fsrobust.recipes import demo as story
     from fsrobust.report import comparison_table
 
+    refuse_several("demo")
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         result = story.demo(out, seed=seed, say=reporter.say, reporter=reporter, progress=reporter.attack)
     if as_json:
@@ -245,7 +246,7 @@ def _of_the_disk(error: OSError) -> tuple[str, int]:
 def _fail(sentence: str, code: int) -> int:
     """Say what went wrong, in one line, whatever a file or a library put into it."""
     plain = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in sentence)
-    if os.environ.get("RANK", "0") != "0":
+    if environment_rank()[0] != 0:
         # of processes that all say the same the first one is enough: when it ends, torchrun ends the others
         time.sleep(_FIRST_WORD)
     typer.echo(f"fsrobust: {' '.join(plain.split())}", err=True)

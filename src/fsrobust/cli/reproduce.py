@@ -42,7 +42,9 @@ def reproduce(
     from fsrobust.recipes.table import read_table
     from fsrobust.report.html import write_table
     from fsrobust.report.spread import spread_markdown
+    from fsrobust.train.distributed import refuse_several
 
+    refuse_several("reproduce")
     chosen = paper_table(table)
     names = [row.strip() for row in rows.split(",") if row.strip()] if rows else None
     limit = parse_duration(time_limit) if time_limit is not None else None

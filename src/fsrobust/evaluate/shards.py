@@ -5,7 +5,6 @@ itself does not. A part that is there is not made again, and one that was killed
 """
 
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from fsrobust.evaluate.cascade import StageCost, Standing, cost_arrays
 from fsrobust.evaluate.engine import GALLERY, AttackResult
 from fsrobust.records import read_npz, write_npz
+from fsrobust.train.distributed import environment_rank
 from fsrobust.types import InputError
 
 _PER_SAMPLE: Final = ("attacked", "fooled_last", "fooled_any", "predicted")
@@ -182,8 +182,8 @@ def _one_process(work: Callable[[Shard], None], shard: Shard, threads: int) -> N
 
 def torchrun_shard() -> Shard | None:
     """Return the shard of a process that torchrun started, None for any other."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return Shard(int(os.environ["RANK"]), world) if world > 1 else None
+    rank, size = environment_rank()
+    return Shard(rank, size) if size > 1 else None
 
 
 def wait_for_parts(folders: Sequence[Path], n: int) -> None:

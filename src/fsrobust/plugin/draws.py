@@ -13,14 +13,14 @@ from fsrobust.types import Features
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShare:
     """Rows ``first`` and following of a batch of ``whole`` samples, the noise of which ``seed`` gives."""
 
     seed: int
     first: int
     whole: int
 
-    def later(self, rows: int) -> "Share":
+    def later(self, rows: int) -> "BatchShare":
         """Return what begins so many rows later."""
         return replace(self, first=self.first + rows)
 
@@ -28,7 +28,7 @@ class Share:
 class _Rows:
     """Draws for the whole batch, as torch's default generator would after ``seed``, and hands out a share of it."""
 
-    def __init__(self, share: Share, device: torch.device) -> None:
+    def __init__(self, share: BatchShare, device: torch.device) -> None:
         self.share = share
         self.generator = torch.Generator(device).manual_seed(share.seed)
 
@@ -43,16 +43,15 @@ def _points(model: nn.Module) -> list[FSR]:
 
 
 @contextmanager
-def drawing(model: nn.Module, share: Share | None) -> Iterator[None]:
+def drawing_share(model: nn.Module, share: BatchShare | None) -> Iterator[None]:
     """Give the masks of ``model`` the noise of a share while inside; None leaves it to torch's default generator."""
     points = _points(model)
     if share is None or not points:
         yield
         return
     before = [point.draw for point in points]
-    rows = _Rows(
-        share, next(model.parameters()).device
-    )  # one for all: they draw in turn, as from the default one
+    # one for all: they draw in turn, as from the default one
+    rows = _Rows(share, next(model.parameters()).device)
     for point in points:
         point.draw = rows
     try:

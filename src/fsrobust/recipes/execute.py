@@ -1,6 +1,6 @@
 """Carry out what the command line asks for: train a run, find and evaluate a target."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -32,10 +32,15 @@ def pick_device(name: str | None) -> torch.device:
     Raises:
         InputError: a device that this machine or this build of torch does not have.
     """
+    return _probed(name, lambda device: device)
+
+
+def _probed(name: str | None, own: Callable[[torch.device], torch.device]) -> torch.device:
+    """Return ``own`` of the device of that name, once it has served: the probe lies where this process will work."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     try:
-        probe = torch.zeros(1, device=name)
+        probe = torch.zeros(1, device=own(torch.device(name)))
         probe.cpu()  # "meta" has no numbers
         return probe.device
     except (RuntimeError, AssertionError) as error:
@@ -49,7 +54,7 @@ def training_device(name: str | None) -> torch.device:
     Raises:
         InputError: a device that cannot be used, or fewer GPUs than processes.
     """
-    return own_device(pick_device(name))
+    return _probed(name, own_device)
 
 
 def leads() -> bool:

@@ -38,7 +38,7 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, point ``last`` (and ``best``) at it, and drop those no longer needed.
 
-    A sound checkpoint of the same step is kept as it is: the same run wrote it, on its way here before.
+    A sound checkpoint of the same step is kept as it is: the run began at it, and has learnt nothing since.
     """
     folder = run / "checkpoints"
     final = folder / f"{step:08d}"
@@ -84,12 +84,20 @@ def weights_bytes(model: nn.Module) -> bytes:
     return safetensors_bytes(tensors, {"model": json.dumps(asdict(config) if config else None)})
 
 
-def mend_pointers(run: Path, last: Path, best: int | None) -> None:
-    """Point ``last`` and ``best`` where a resumed run says they are, if a kill or a bad disk left one that is none."""
+def rewind(run: Path, step: int, *, best: int | None) -> None:
+    """Leave a run as it was at the checkpoint it goes on from: ``last`` there, ``best`` as its state says, none beyond.
+
+    What a kill kept from counting is made anew, of other bits if by other processes or in other pieces.
+    """
     folder = run / "checkpoints"
-    for pointer, name in (("last", last.name), ("best", None if best is None else f"{best:08d}")):
-        if name and _pointed(folder, pointer) is None and why_unsound(folder / name) is None:
-            write_bytes(folder / pointer, f"{name}\n".encode())
+    write_bytes(folder / "last", f"{step:08d}\n".encode())
+    if best is None:
+        (folder / "best").unlink(missing_ok=True)
+    else:
+        write_bytes(folder / "best", f"{best:08d}\n".encode())
+    for path in _steps(folder):
+        if path.name > f"{step:08d}":
+            shutil.rmtree(path)
 
 
 def _prune(folder: Path) -> None:

@@ -28,7 +28,8 @@ from fsrobust.types import Images, InputError, Labels
 Learn = Callable[[Images, Images, Labels], Loss]
 _LOOKS: Final = 16
 """Batches after which processes with GPUs ask each other whether to stop: hosts wait for each other there."""
-
+_PATIENCE: Final = 5.0
+"""Seconds in which they do so at any rate: 30 after it has asked, torchrun kills."""
 
 _NEWER: Final = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.13
 _BUFFERS_STAY: Final[dict[str, Any]] = {"forward_sync_buffers" if _NEWER else "broadcast_buffers": False}
@@ -52,9 +53,13 @@ class Team:
         """Return this process's columns of an epoch's batches [steps, batch], of which all have as many."""
         return order.chunk(self.size, dim=1)[self.rank]
 
-    def due(self, batch: int, device: torch.device) -> bool:
-        """Return whether all processes look up before the next batch of the epoch, on whatever clock each has."""
-        return self.size == 1 or device.type == "cpu" or batch % _LOOKS == 0
+    def stride(self, seconds: float, device: torch.device) -> int:
+        """Return after how many batches of an epoch all look up, given what one took this process of late."""
+        if self.size == 1 or device.type == "cpu":
+            return 1
+        slowest = torch.tensor([seconds], dtype=torch.float64)
+        dist.all_reduce(slowest, dist.ReduceOp.MAX, group=self.control)
+        return looks_every(float(slowest))
 
     def agree(self, reason: str | None) -> str | None:
         """Return why to stop, if any process has a reason to; all get an answer at the same step."""
@@ -124,8 +129,17 @@ class Team:
 ALONE: Final = Team()
 
 
-def check_shares(batch: int, processes: int, pieces: int) -> None:
-    """Refuse a batch that cannot be shared out alike.
+def looks_every(seconds: float) -> int:
+    """Return the number of batches between two looks, of batches that take so many seconds.
+
+    >>> looks_every(0.05), looks_every(2.0), looks_every(30.0), looks_every(float("inf"))
+    (16, 2, 1, 1)
+    """
+    return max(1, min(_LOOKS, int(_PATIENCE / max(seconds, 1e-9))))
+
+
+def check_shares(batch: int, processes: int, pieces: int, *, samples: int) -> None:
+    """Refuse a batch, of so many samples in all, that cannot be shared out alike.
 
     Raises:
         InputError: the message says which batches can.
@@ -133,10 +147,13 @@ def check_shares(batch: int, processes: int, pieces: int) -> None:
     parts = processes * pieces
     if batch % parts:
         below, above = batch // parts * parts, (batch // parts + 1) * parts
-        numbers = f"{below} or {above}" if below else f"{above}"
+        numbers = " or ".join(str(number) for number in (below, above) if 0 < number <= samples)
+        advice = (
+            f"train.batch={numbers} would do" if numbers else f"there are only {samples} samples to share"
+        )
         raise InputError(
             f"Expected a batch that divides by {parts} ({processes} processes × train.accumulate={pieces}), "
-            f"but got {batch}; train.batch={numbers} would do"
+            f"but got {batch}; {advice}"
         )
 
 
@@ -179,6 +196,19 @@ def environment_rank() -> tuple[int, int]:
     return (int(os.environ["RANK"]), size) if size > 1 and "RANK" in os.environ else (0, 1)
 
 
+def refuse_several(command: str) -> None:
+    """Refuse processes that would all do the same work into one place.
+
+    Raises:
+        InputError: torchrun started several.
+    """
+    _, size = environment_rank()
+    if size > 1:
+        raise InputError(
+            f"Expected one process for {command}, but got {size} from torchrun; start it without torchrun"
+        )
+
+
 def own_device(device: torch.device) -> torch.device:
     """Return this process's own GPU where torchrun started several; else, the device.
 
@@ -215,15 +245,17 @@ def team_on(device: torch.device) -> Iterator[Team]:
         yield Team(rank, size, control)
     except BaseException as error:
         atexit.unregister(dist.destroy_process_group)  # it would wait for those who are gone
-        # that is how a reduction fails when somebody leaves
+        # that is how a reduction fails when somebody leaves, and how a bug of all does
         theirs = isinstance(error, RuntimeError) and not isinstance(error, TrainingError)
         if theirs and lifelines.broken(wait=5.0):
             _give_up(lifelines, error)
         lifelines.leave(FAILED)
         raise
     lifelines.leave(DONE)
-    if lifelines.broken():
-        _give_up(lifelines, None)
+    if lifelines.lost is not None or lifelines.broken():
+        atexit.unregister(dist.destroy_process_group)
+        if rank != 0:  # rank 0 has written all: its run is complete
+            _give_up(lifelines, None)
 
 
 def _initialise(device: torch.device) -> None:
@@ -241,4 +273,12 @@ def _give_up(lifelines: Lifelines, error: BaseException | None) -> None:
     lifelines.leave(FAILED)
     if lifelines.speaks:
         raise TrainingError(lifelines.sentence()) from error
+    if error is not None and lifelines.rank == 0 and not _of_a_connection(error):
+        raise error  # all have met it, and rank 0 says so
+    lifelines.await_end()
     raise SystemExit(1)
+
+
+def _of_a_connection(error: BaseException) -> bool:
+    """Return whether it is others that have gone: gloo has no class of errors, but says its name."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

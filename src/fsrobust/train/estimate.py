@@ -18,7 +18,7 @@ from fsrobust.train.config import TrainConfig
 from fsrobust.train.learner import Learner
 from fsrobust.train.objectives import Objective
 from fsrobust.train.telemetry import peak_memory
-from fsrobust.train.validation import validate
+from fsrobust.train.validation import validate, validation_batch
 
 ENOUGH: Final = 3.0
 """Seconds after which a calibration stops repeating what it times; it takes at least three looks."""
@@ -110,7 +110,7 @@ class _Calibration:
 
     def validation(self, data: Dataset) -> float:
         """Return what validation costs after an epoch."""
-        batch = max(self.batch, 256)
+        batch = validation_batch(self.batch, processes=1, pieces=self.train.accumulate)
         few = data.select(range(min(batch, len(data))))
 
         def work() -> object:

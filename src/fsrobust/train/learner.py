@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fsrobust.attacks.compiled import first_line, is_out_of_memory
 from fsrobust.data import Dataset, Source
 from fsrobust.data.batches import crop_flip, pixels
-from fsrobust.plugin.draws import Share
+from fsrobust.plugin.draws import BatchShare
 from fsrobust.seeding import Noise, derive
 from fsrobust.train.awp import gamma_in
 from fsrobust.train.config import TrainConfig, TrainingError
@@ -74,7 +74,7 @@ class Learner:
         self._epoch = 0
         self._work: Work = self._take
         self._eager_steps = 0
-        self._share: Share | None = None
+        self._share: BatchShare | None = None
 
     def begin(self, epoch: int, lr: float) -> None:
         """Turn to an epoch (1-based): what a recorded step holds as constants is from now on other."""
@@ -119,13 +119,16 @@ class Learner:
         self.step.notes.clear()
         return numbers
 
-    def look(self, indices: Tensor, step: int) -> None:
-        """Show the model the samples at ``indices`` as training would after ``step`` steps; nothing is learnt."""
-        torch.manual_seed(derive(self.train.seed, "look", step, int(indices[0])))
-        share = self._share_of(indices, "look", step, int(indices[0]))
+    def look(self, indices: Tensor, step: int, number: int) -> None:
+        """Show the model the samples at ``indices`` as training would after ``step`` steps; nothing is learnt.
+
+        They are this process's rows of batch ``number`` of those that are shown then.
+        """
+        torch.manual_seed(derive(self.train.seed, "look", step, number))
+        share = self._share_of(indices, "look", step, number)
         self.step.look(*self._batch(indices, "look", step), share)
 
-    def _share_of(self, indices: Tensor, *purpose: str | int) -> Share | None:
+    def _share_of(self, indices: Tensor, *purpose: str | int) -> BatchShare | None:
         """Return where these rows are in the whole batch; None where they are all, and learnt at once.
 
         What is no mask's noise, such as dropout, is then drawn anew by each process.
@@ -134,7 +137,7 @@ class Learner:
             return None
         torch.manual_seed(derive(self.train.seed, *purpose, self.team.rank, "others"))
         rows, key = len(indices), derive(self.train.seed, *purpose)
-        return Share(key, first=self.team.rank * rows, whole=self.team.size * rows)
+        return BatchShare(key, first=self.team.rank * rows, whole=self.team.size * rows)
 
     def _batch(self, indices: Tensor, purpose: str, number: int) -> tuple[Images, Labels, Noise]:
         """Return a batch's pixels and labels, and the noise of its attack."""

@@ -19,6 +19,8 @@ FAILED: Final = 2
 """What a process says before it leaves; one that says nothing was killed."""
 GRACE: Final = 5.0
 """Seconds that the main thread has to find out for itself, before it is taken to wait for ever."""
+_POLL: Final = 0.1
+"""Seconds between looks at whether waiting is of use."""
 
 
 class Lifelines:
@@ -28,6 +30,7 @@ class Lifelines:
         self.rank, self.size = rank, size
         self.lost: int | None = None
         self._broken, self._left, self._told = threading.Event(), threading.Event(), threading.Lock()
+        self._gone = threading.Event()
         # a connection may be silent for as long as a run takes
         self._group = dist.new_group(backend="gloo", timeout=timedelta(days=3650))
         self._peers = list(range(1, size)) if rank == 0 else [0]
@@ -38,6 +41,10 @@ class Lifelines:
     def broken(self, *, wait: float = 0.0) -> bool:
         """Return whether a process was lost, or failed and says so itself."""
         return self._broken.wait(wait)
+
+    def await_end(self) -> None:
+        """Return when the process that was lost or has failed is gone, or takes too long."""
+        self._gone.wait(4 * GRACE)
 
     @property
     def speaks(self) -> bool:
@@ -53,11 +60,16 @@ class Lifelines:
         )
 
     def leave(self, word: int) -> None:
-        """Tell the others; of a run that is done, return when they are done as well."""
+        """Tell the others; of a run that is done, return when they are done as well, or gone.
+
+        Rank 0 has by then written all there is to write: nobody who is gone is missed.
+        """
         self._tell(word)
-        if word == DONE:
-            for thread in self._threads:
-                thread.join()
+        if word == FAILED or self.rank == 0:
+            self._left.set()
+        for thread in self._threads if word == DONE else ():
+            while thread.is_alive() and not self._broken.is_set():
+                thread.join(_POLL)
         self._left.set()
 
     def _tell(self, word: int) -> None:
@@ -77,8 +89,14 @@ class Lifelines:
             return
         self._tell(FAILED)  # before rank 0 itself is gone, and is missed
         self._broken.set()
-        # one that failed takes its time to say so, and torchrun would end it if this one ended first
-        if not self._left.wait(GRACE if self.lost is not None else 3 * GRACE):
+        if int(word) == FAILED:
+            # it takes its time to say why, and torchrun would end it if this one ended first
+            with contextlib.suppress(RuntimeError):  # that is how one that is gone, or does not go, is heard
+                end = dist.irecv(word, src=peer, group=self._group)
+                if end is not None:
+                    end.wait(timedelta(seconds=3 * GRACE))
+        self._gone.set()
+        if not self._left.wait(GRACE):
             if self.speaks:
                 sys.stderr.write(f"fsrobust: {self.sentence()}\n")
                 sys.stderr.flush()

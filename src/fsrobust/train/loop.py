@@ -23,8 +23,8 @@ from fsrobust.train.checkpoint import (
     WEIGHTS,
     find_resumable,
     load_state,
-    mend_pointers,
     read_weights,
+    rewind,
     save_checkpoint,
 )
 from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run
@@ -37,7 +37,7 @@ from fsrobust.train.pairs import circumstances, refuse_pairs, settings_of
 from fsrobust.train.position import Position
 from fsrobust.train.schedule import learning_rate
 from fsrobust.train.telemetry import cost
-from fsrobust.train.validation import validate
+from fsrobust.train.validation import validate, validation_batch
 from fsrobust.types import InputError
 
 
@@ -120,13 +120,13 @@ class _Run:
         # few, and asked for in every epoch: in memory wherever the rest is
         self.validation = held_out.to(device).resident() if held_out is not None else None
         self.batch = min(train.batch, len(self.data))
-        check_shares(self.batch, team.size, train.accumulate)
+        check_shares(self.batch, team.size, train.accumulate, samples=len(self.data))
         self.device = device
         self.learner = Learner(
             model, self.data, objective, train, batch=self.batch, say=reporter.say, team=team
         )
         self.average = Average(model, train)
-        self.position = Position()
+        self.position, self.pace = Position(), float("inf")  # seconds a batch, once they are known
         self.rows: list[dict[str, Any]] = []
 
     def open(self, config: Mapping[str, object], *, resume: bool) -> None:
@@ -185,7 +185,7 @@ class _Run:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(f'"{checkpoint}" holds no state of this run: {first_line(error)}') from error
         if self.out is not None and self.team.leads:
-            mend_pointers(self.out, checkpoint, self.position.best_step)
+            rewind(self.out, self.position.step, best=self.position.best_step)
 
     def save(self, *, best: bool = False) -> None:
         """Write a checkpoint, if this run is kept at all; the model has the weights that it is to offer."""
@@ -213,8 +213,8 @@ class _Run:
     def _show(self) -> None:
         """Pass the same first batches through, whichever epoch it is: what they do depends on the step alone."""
         order = training_batches(len(self.data), batch=self.batch, seed=self.train.seed, epoch=0)
-        for indices in self.team.share(order)[:REFRESHED].to(self.device):
-            self.learner.look(indices, self.position.step)
+        for number, indices in enumerate(self.team.share(order)[:REFRESHED].to(self.device)):
+            self.learner.look(indices, self.position.step, number)
 
     def _plan(self) -> str:
         kept = f", {len(self.validation)} held out to choose the best" if self.validation is not None else ""
@@ -236,9 +236,10 @@ class _Run:
         self.learner.begin(position.epoch, lr)
         order = training_batches(len(self.data), batch=self.batch, seed=train.seed, epoch=position.epoch)
         order = order.to(self.device)
+        stride = self.team.stride(self.pace, self.device)
         started, shown, first = time.perf_counter(), 0.0, position.batch
         for indices in self.data.stream(self.team.share(order)[position.batch :]):
-            due = self.team.due(position.batch, self.device)
+            due = position.batch % stride == 0
             stopped = self.team.agree(stopwatch.stop_reason()) if due else None
             if stopped:
                 self._check_finite(order)
@@ -256,6 +257,7 @@ class _Run:
                 self.reporter.batch(position.epoch, train.epochs, share, loss)
         self._check_finite(order)
         seconds = time.perf_counter() - started
+        self.pace = seconds / max(1, len(order) - first)
         self.average.after_epoch(position.epoch)
         with self.average.installed(self._show):
             self._close_epoch(lr, seconds, images=(len(order) - first) * self.batch)
@@ -285,18 +287,17 @@ class _Run:
         means = {name: float(total) / position.batch for name, total in position.sums.items()}
         row: dict[str, Any] = {"epoch": position.epoch, "step": position.step, "lr": lr, **means}
         if self.validation is not None:
-            batch, seed = max(self.batch, 256), self.train.seed
-            row |= validate(self.learner.step, self.validation, batch=batch, seed=seed, team=self.team)
+            batch = validation_batch(self.batch, processes=self.team.size, pieces=self.train.accumulate)
+            row |= validate(
+                self.learner.step, self.validation, batch=batch, seed=self.train.seed, team=self.team
+            )
             check_collapse(row, self.out)
         row |= cost(self.learner.step.laps, seconds, images)
         score = float(row.get("validation_robust", row.get("validation_natural", -1.0)))
         best = score > position.best_score
         if best:
-            position.best_score, position.best_epoch, position.best_step = (
-                score,
-                position.epoch,
-                position.step,
-            )
+            position.best_score, position.best_epoch = score, position.epoch
+            position.best_step = position.step
         self.rows.append(row)
         position.next_epoch()
         if self.out is not None and self.team.leads:

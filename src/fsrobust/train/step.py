@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fsrobust.attacks.compiled import compiled_or_eager
 from fsrobust.attacks.probe import Probe, under_attack
 from fsrobust.attacks.view import FrozenView, Plain, View, multiplies_bf16
-from fsrobust.plugin.draws import Share, drawing
+from fsrobust.plugin.draws import BatchShare, drawing_share
 from fsrobust.seeding import Noise
 from fsrobust.train.awp import perturbed
 from fsrobust.train.distributed import ALONE, Learn, Team, reduced
@@ -68,7 +68,7 @@ class Step:
             self._team = team
             self._shared, self._apart = reduced(self.model, self._loss)
 
-    def __call__(self, x: Images, y: Labels, noise: Noise, share: Share | None = None) -> Loss:
+    def __call__(self, x: Images, y: Labels, noise: Noise, share: BatchShare | None = None) -> Loss:
         """Return the loss that was minimised; nothing here waits for the device.
 
         ``share`` says which rows of the whole batch these are, if they are not all.
@@ -95,7 +95,7 @@ class Step:
     def _pieces(self, *batch: Tensor) -> Sequence[tuple[Tensor, ...]]:
         return list(zip(*(tensor.chunk(self.pieces) for tensor in batch), strict=True))
 
-    def learn(self, x: Images, x_adv: Images, y: Labels, share: Share | None = None) -> Loss:
+    def learn(self, x: Images, x_adv: Images, y: Labels, share: BatchShare | None = None) -> Loss:
         """Update the weights on these images; the loss's terms gain the norm of its gradient.
 
         Where weights are perturbed, loss and gradient are those at the perturbed ones; the update, momentum and
@@ -109,7 +109,7 @@ class Step:
             return self._loss(x, x_adv, y).total
 
         moved = perturbed(self.model, ascent, gamma=self.gamma, mean_=self._team.mean_)
-        with self.norms(), drawing(self.model, share), moved:
+        with self.norms(), drawing_share(self.model, share), moved:
             loss = self._backward(x, x_adv, y, share)
         self._mean_statistics()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -117,7 +117,7 @@ class Step:
         self.optimiser.step()
         return loss
 
-    def _backward(self, x: Images, x_adv: Images, y: Labels, share: Share | None) -> Loss:
+    def _backward(self, x: Images, x_adv: Images, y: Labels, share: BatchShare | None) -> Loss:
         """Leave the gradient of the whole batch in the parameters and return the loss of these rows."""
         if self.pieces == 1:
             loss = self._shared(x, x_adv, y)
@@ -126,7 +126,7 @@ class Step:
         losses: list[Loss] = []
         for piece in self._pieces(x, x_adv, y):
             last = len(losses) == self.pieces - 1
-            with nullcontext() if last else self._apart(), drawing(self.model, share):
+            with nullcontext() if last else self._apart(), drawing_share(self.model, share):
                 loss = self._shared(*piece)
                 (loss.total / self.pieces).backward()  # type: ignore[no-untyped-call]
             losses.append(replace(loss, total=loss.total.detach()))
@@ -137,12 +137,12 @@ class Step:
         """Give all processes the mean of what their batch norms saw, so that they remain one model."""
         self._team.mean_(b for b in self.model.buffers() if b.is_floating_point())
 
-    def look(self, x: Images, y: Labels, noise: Noise, share: Share | None = None) -> None:
+    def look(self, x: Images, y: Labels, noise: Noise, share: BatchShare | None = None) -> None:
         """Pass a batch through as a step would, without learning: batch norms in train mode see what it shows."""
         x = x.contiguous(memory_format=self.layout)
         x_adv = self.attack(x, y, noise)
         self.model.train()
-        with torch.no_grad(), self.norms(), drawing(self.model, share):
+        with torch.no_grad(), self.norms(), drawing_share(self.model, share):
             self.loss(x, x_adv, y)
         self._mean_statistics()
 

@@ -26,7 +26,7 @@ class SyncedNorms:
     def standing_in(self) -> Iterator[None]:
         """Put the twins in the layers' places while inside."""
         for parent, name, norm, twin in self._twins:
-            twin.training = norm.training
+            twin.training, twin.momentum = norm.training, norm.momentum
             parent._modules[name] = twin
         try:
             yield

@@ -38,6 +38,18 @@ def validate(step: Step, data: Dataset, *, batch: int, seed: int, team: Team = A
     return {f"validation_{name}": team.total(torch.stack(v).sum()) / count for name, v in right.items()}
 
 
+def validation_batch(batch: int, *, processes: int, pieces: int) -> int:
+    """Return how many samples a process validates at once: what it learns from at once, or 256 if those are more.
+
+    Who learns in pieces is short of memory, and gets no more than a piece.
+
+    >>> validation_batch(128, processes=1, pieces=1), validation_batch(1024, processes=2, pieces=8)
+    (256, 64)
+    """
+    rows = batch // (processes * pieces)
+    return max(rows, 256) if pieces == 1 else rows
+
+
 def _attacks(objective: Objective) -> dict[str, PGD]:
     if objective.attack is None:
         return {}
