@@ -207,7 +207,7 @@ ROWS: dict[str, tuple[str, str]] = {
             "no-config": "config.json",
             "config-torn": "not JSON",
             "config-binary": "not JSON",
-            "config-list": "format 1",
+            "config-list": "no JSON object",
             "config-deep": "not JSON",
             "config-newer": "format 1, but got 2",
             "config-data": '"data" is not what a run writes there',

@@ -145,6 +145,10 @@ def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+_ELSEWHERE: Final = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+"""Reasons not to read a file that say nothing of what is in it."""
+
+
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays that ``write_npz`` wrote; nothing is unpickled.
 
@@ -159,7 +163,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError as error:
         raise InputError(f'Expected a file "{path}", but there is none') from error
     except Exception as error:  # zip, zlib and numpy each have their own ways to say "damaged"
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _ELSEWHERE:
             raise  # the file may be whole
         raise InputError(f'"{path}" is damaged: {error}') from error
     _check_format(path, found or None)

@@ -75,8 +75,8 @@ def test_what_was_measured_is_believed(tmp_path: Path) -> None:
     at, other = cell(tmp_path), cell(tmp_path, row="uniform")
     assert measured([at, other]) is None
     at.work.mkdir(parents=True)
-    for seconds in (23.0, 25.0):
-        Metrics(at.work / "metrics.jsonl").append({"seconds": seconds})
+    for epoch, seconds in ((1, 23.0), (2, 25.0)):
+        Metrics(at.work / "metrics.jsonl").append({"epoch": epoch, "seconds": seconds})
     rates = measured([at, other])
     assert rates is not None
     assert rates.training == rates.evaluation == 48.0 / (2 * 50_000 * 11.5)

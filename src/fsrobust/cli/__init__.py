@@ -232,7 +232,7 @@ def _of_the_disk(error: OSError) -> tuple[str, int]:
     """Return a sentence on what a file system or a network refused, and the exit code."""
     if isinstance(error, URLError | ConnectionError | TimeoutError) and not error.filename:
         return f"The network failed: {error}; try again", 1
-    if not error.filename and error.errno not in _FULL:
+    if not error.filename and error.errno not in (*_FULL, errno.EROFS, errno.EIO):
         return f"{type(error).__name__}: {error} (--debug shows where)", 1
     what = error.strerror or str(error)
     where = f'"{error.filename}": {what}' if error.filename else what

@@ -1,5 +1,6 @@
 """Records of evaluations: ``eval/KEY/`` per attack, never changed once written, found again by their key."""
 
+import contextlib
 import datetime
 import functools
 from collections.abc import Mapping
@@ -138,9 +139,11 @@ class Study:
 
 
 def _after(folder: Path, now: datetime.datetime) -> str:
-    """Return the time in seconds, but never before that of a record already there: a clock may be set back."""
+    """Return the time in milliseconds, but after that of any record already there: a clock may be set back."""
     last = max((record["created"] for record in read_records(folder, lambda _why: None)), default="")
-    return max(now.isoformat(timespec="seconds"), last)
+    with contextlib.suppress(ValueError, TypeError):
+        now = max(now, datetime.datetime.fromisoformat(last) + datetime.timedelta(milliseconds=1))
+    return now.isoformat(timespec="milliseconds")
 
 
 def device_of(model: nn.Module) -> torch.device:
