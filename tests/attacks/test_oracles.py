@@ -72,6 +72,7 @@ def _foolbox_cifar10() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.tensor(labels)
 
 
+@pytest.mark.slow
 def test_a_real_network_on_real_images() -> None:
     """An undefended CIFAR-10 ResNet-18 is right on 20 of 20 images, and on none under PGD-20 at 8/255."""
     files = importlib.metadata.files("pyautoattack") or []

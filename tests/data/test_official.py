@@ -258,7 +258,9 @@ def test_a_damaged_zip_archive_is_refused(tmp_path: Path) -> None:
 # --- made-up images ---
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "tiny-imagenet", "digits"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar100", "svhn", pytest.param("tiny-imagenet", marks=pytest.mark.slow), "digits"]
+)
 def test_synthetic_images_have_the_shape_and_the_classes(name: str) -> None:
     """All classes are in both splits, the splits differ, and a second call gives the same bits."""
     train, test = (load_dataset(f"synthetic:{name}", split) for split in ("train", "test"))

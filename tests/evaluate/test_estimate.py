@@ -27,6 +27,7 @@ def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrating, "ENOUGH", 0.0)
 
 
+@pytest.mark.slow
 def test_queries_are_those_on_record(tmp_path: Path) -> None:
     """Counted on the stand-in, an attack asks as often as its record of a real evaluation says, or more if it may stop.
 

@@ -59,7 +59,13 @@ def test_rows_run_are_kept_and_printed(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("name", "row"),
-    [("S3", "at+fsr"), ("S4", "block3"), ("S6", "binary"), ("S7", "random"), ("main-svhn", "trades")],
+    [
+        pytest.param("S3", "at+fsr", marks=pytest.mark.slow),
+        ("S4", "block3"),
+        ("S6", "binary"),
+        ("S7", "random"),
+        ("main-svhn", "trades"),
+    ],
 )
 def test_a_row_of_each_kind_runs(tmp_path: Path, name: str, row: str) -> None:
     """Another network, another place of the plug-in, other masks, another objective."""

@@ -36,6 +36,7 @@ def row(folder: Path, time_limit: float | None = None) -> Row:
     )
 
 
+@pytest.mark.slow
 def test_a_row_is_stopped_continued_and_carried_away(tmp_path: Path) -> None:
     """Out of time it leaves no numbers; continued, it leaves weights, records, metrics and no checkpoints."""
     stopped = row(tmp_path, time_limit=0.0)
