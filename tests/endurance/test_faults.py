@@ -10,7 +10,7 @@ import torch
 
 from fsrobust.attacks import APGD, ATTACKS, Ball, Cascade, Linf, Square, Stage
 from fsrobust.config import override
-from fsrobust.evaluate import Study, Subject, carry_out, cascade, curves
+from fsrobust.evaluate import Study, Subject, carry_out, curves, journal
 from fsrobust.recipes import recipe
 from fsrobust.recipes.cell import Place, make_cell
 from fsrobust.recipes.plan import Cell
@@ -32,7 +32,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setitem(ATTACKS, "autoattack", two_stages)
-    monkeypatch.setattr(cascade, "_PAUSE", -1.0)
+    monkeypatch.setattr(journal, "_PAUSE", -1.0)
     monkeypatch.setattr(curves, "STEPS", 2)
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)  # no plug is pulled here
 

