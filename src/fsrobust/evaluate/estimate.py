@@ -22,10 +22,11 @@ from fsrobust.train.telemetry import peak_memory
 from fsrobust.types import Images, InputError, Labels
 
 _CALIBRATING: Final = ("fgsm", "pgd10")
-"""The first warms up; the second asks for ten gradients, and for nothing else."""
+"""The first warms up; the second asks for ten gradients, and for nothing else.
+
+Whom the second does not fool, hardly any attack fools: they pay for everything.
+"""
 _GRADIENTS: Final = 10
-_WITHSTANDING: Final = "pgd10"
-"""Whom this one does not fool, hardly any attack fools: they pay for everything."""
 _QUICKLY: Final = 0.1
 """Share of its cost that an attack takes for a sample which it fools: most fall within its first steps."""
 _VERDICTS: Final = 2
@@ -126,14 +127,14 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
         torch.cuda.reset_peak_memory_stats(x.device)
     price = _price(model, x[:size], y[:size], ball, precision)
     classes, n = price.classes, len(x)
-    left = max(1, round(price.standing * size))
-    late = _price(model, x[:left], y[:left], ball, precision) if left < size else price
+    shares = {name: expected_share(attack, price.standing) for name, attack in chosen.items()}
+    left, late = max(1, round(price.standing * size)), price
+    if left < size and min(shares.values(), default=1.0) < 1:  # who is left costs more each, being fewer
+        late = _price(model, x[:left], y[:left], ball, precision)
     parts = {"natural": n * price.verdict}
     for name, attack in chosen.items():
-        share = expected_share(attack, price.standing)
-        # who is left when the others are fooled costs more each, being fewer
-        each = (late if share < 1 else price).of(count_queries(attack, x[:1], classes=classes))
-        parts[name] = n * share * each
+        asked = count_queries(attack, x[:1], classes=classes)
+        parts[name] = n * shares[name] * (late if shares[name] < 1 else price).of(asked)
     if curve_samples:
         few = min(curve_samples, n)
         if few < size:  # fewer at once cost more each
@@ -194,7 +195,7 @@ def _climb(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precis
             progress=lambda _name, _done, _total: ends.append(time.perf_counter()),
         )
         seconds += ends[-1] - ends[-2]
-    return seconds / (len(ends) // 2), outcome.strict(_WITHSTANDING)
+    return seconds / (len(ends) // 2), outcome.strict(_CALIBRATING[1])
 
 
 def estimate(  # noqa: PLR0913 - the public entry: what fit or evaluate would be given
