@@ -33,6 +33,7 @@ from fsrobust.records import (
     write_json,
     write_npz,
 )
+from fsrobust.train.packing import safetensors_bytes
 from fsrobust.types import InputError
 
 HOLD = """
@@ -136,7 +137,7 @@ def test_weights_are_the_same_bytes_every_time() -> None:
     """The library's own header has an order of chance; ours is sorted, and is read back by the library."""
     tensors, entries = {"b": torch.arange(3.0), "a": torch.ones(2, 5)}, {"model": "β", "x": "y"}
     assert len({to_safetensors(tensors, {"format": "1", **entries}) for _ in range(30)}) > 1
-    (content,) = {records.safetensors_bytes(tensors, entries) for _ in range(30)}
+    (content,) = {safetensors_bytes(tensors, entries) for _ in range(30)}
     read = from_safetensors(content)
     assert read["b"].tolist() == [0, 1, 2]
     assert read["a"].shape == (2, 5)

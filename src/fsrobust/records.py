@@ -23,8 +23,6 @@ from typing import Any, Final, TextIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save as to_safetensors
-from torch import Tensor
 
 from fsrobust.types import InputError, NewerFormatError
 
@@ -72,20 +70,6 @@ def sync_folder(folder: Path) -> None:
 def _is_running(pid: str) -> bool:
     """Return whether a process of this number is there, also where that cannot be told."""
     return not pid.isdecimal() or not Path("/proc/self").exists() or Path("/proc", pid).exists()
-
-
-def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
-    """Return tensors as safetensors with a header: the same bytes in every process.
-
-    The library writes the header's entries in an order of chance; here they are sorted.
-    """
-    content = to_safetensors(dict(tensors), metadata={"format": str(FORMAT), **header})
-    start = 8 + int.from_bytes(content[:8], "little")
-    entries = json.loads(content[8:start])
-    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def write_json(path: Path, content: Mapping[str, object], *, sealed: bool = False) -> None:

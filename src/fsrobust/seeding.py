@@ -8,6 +8,7 @@ arithmetic on whatever device holds the ids: the same bits on CPU and GPU, in an
 
 import hashlib
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,11 @@ def _signed(word: int) -> int:
 _GOLDEN: Final = _signed(0x9E3779B97F4A7C15)
 _MULTIPLIER_1: Final = _signed(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2: Final = _signed(0x94D049BB133111EB)
+
+
+def forked(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context after which torch's generators, the CPU's and the device's, are as they were before."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def derive(*words: int | str) -> int:

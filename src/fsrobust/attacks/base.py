@@ -12,7 +12,7 @@ from fsrobust.attacks.balls import Ball
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import Witness, in_ball, in_range, predict
-from fsrobust.seeding import Noise, derive
+from fsrobust.seeding import Noise, derive, forked
 from fsrobust.types import Flags, Ids, Images, InputError, Labels
 
 
@@ -161,7 +161,7 @@ def drawing(draws: int, seed: int, device: torch.device) -> Iterator[None]:
     if draws == 1:
         yield
         return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked(device):
         torch.manual_seed(seed % 2**63)
         yield
 

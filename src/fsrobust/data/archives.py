@@ -92,11 +92,9 @@ def _damage_named(archive: Path) -> Iterator[None]:
     except InputError as error:
         raise InputError(f"{error} in {archive}; fetch the official archive again") from error
     except OSError as error:
-        # Decompressors raise bare OSErrors for bad bytes; one with a number is the disk's trouble.
-        if error.errno not in (
-            None,
-            errno.EINVAL,
-        ):  # the latter: an archive that points before its own beginning
+        # Decompressors raise bare OSErrors for bad bytes, and EINVAL is an archive that points before its own
+        # beginning; one with another number is the disk's trouble.
+        if error.errno not in (None, errno.EINVAL):
             raise
         raise InputError(_damaged(archive, error)) from error
     except _DAMAGE as error:

@@ -17,7 +17,7 @@ from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
 from fsrobust.evaluate.journal import Pace, read_or_say
 from fsrobust.evaluate.outcome import Bits
-from fsrobust.evaluate.searching import Say, batch_for, in_batches
+from fsrobust.evaluate.searching import Say, batch_for, in_batches, silent
 from fsrobust.records import write_npz
 from fsrobust.seeding import derive
 from fsrobust.types import Ids, Images, InputError, Labels
@@ -38,7 +38,7 @@ class Task:
     batch: int
     view: View | None = None
     surrogates: Mapping[str, Query] = field(default_factory=dict)
-    say: Say = lambda _text: None
+    say: Say = silent
     draws: int = 1
 
     def part(self, stage: Stage, rows: Tensor) -> Search:

@@ -20,7 +20,7 @@ from fsrobust.evaluate.adaptive import find_attack, surrogates_of
 from fsrobust.evaluate.cascade import STANDING, Journal, Standing, Task, run_cascade
 from fsrobust.evaluate.journal import Batches
 from fsrobust.evaluate.outcome import Bits, Outcome
-from fsrobust.evaluate.searching import Say, batch_for, choose_batch, choose_precision, in_batches
+from fsrobust.evaluate.searching import Say, batch_for, choose_batch, choose_precision, in_batches, silent
 from fsrobust.types import Ids, Images, InputError, Labels
 
 Progress = Callable[[str, int, int], None]
@@ -149,7 +149,6 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     """
     batch, ids = batch or choose_batch(model, x), ids.to(x.device)
     if isinstance(attack, Cascade):
-        silent: Say = lambda _text: None  # noqa: E731 - a value, not a name
         task = Task(model, x, y, ids, seed, batch, view, surrogates or {}, say or silent, attack.draws)
         return _attack_in_stages(attack, task, name, progress, Journal(journal))
 
@@ -173,7 +172,7 @@ def attack_in_batches(  # noqa: PLR0913 - what to do, on how many, and who is to
     journal: Path | None,
 ) -> AttackResult:
     """Attack ``n`` samples in batches, or the rest of them where ``journal`` knows of a beginning."""
-    batches = Batches.read(journal, n, say or (lambda _text: None))
+    batches = Batches.read(journal, n, say or silent)
     done, started = batches.done, time.perf_counter()
 
     def attack_rest(part: slice) -> Search:

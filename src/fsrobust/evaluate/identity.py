@@ -26,7 +26,6 @@ _OF_TORCH: Final = frozenset(vars(nn.Module()))
 """What every module has; of it only the hooks say something that the state does not."""
 _OF_CLASSES: Final = frozenset({"__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__"})
 """What every class has."""
-_HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks")
 _DEPTH: Final = 8
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 _SETTINGS: Final = (*_PLAIN, Tensor, list, tuple, dict, set, frozenset)
@@ -50,7 +49,7 @@ def identify(model: nn.Module) -> dict[str, object]:
 
 def _altered(model: nn.Module, config: ModelConfig) -> bool:
     modules = list(model.modules())
-    hooks = [hook for module in modules for name in _HOOKS for hook in getattr(module, name).values()]
+    hooks = [hook for module in modules for hook in _hooks_of(module)]
     settings = {(part.tau, part.mask, part.kind) for part in modules if isinstance(part, FSR)}
     return (
         not all(_is_known(type(module)) and "forward" not in vars(module) for module in modules)
@@ -111,9 +110,13 @@ def _of_instance(module: nn.Module) -> Iterator[bytes]:
             yield from _of_value(value)
     for name in sorted(module._non_persistent_buffers_set):
         yield from _of_value(module._buffers[name])
-    for hooks in _HOOKS:
-        for hook in getattr(module, hooks).values():
-            yield from _of_callable(hook)
+    for hook in _hooks_of(module):
+        yield from _of_callable(hook)
+
+
+def _hooks_of(module: nn.Module) -> Iterator[Callable[..., object]]:
+    for name in ("_forward_pre_hooks", "_forward_hooks"):
+        yield from getattr(module, name).values()
 
 
 def _of_value(value: object, depth: int = 0) -> Iterator[bytes]:

@@ -23,6 +23,11 @@ _DAMAGE: Final = (InputError, KeyError, ValueError, TypeError, IndexError, Runti
 """What reading a torn or foreign file may end in."""
 
 
+_TENSORS: Final = ("last", "witness", "fooled_last", "fooled_any", "predicted")
+# a field that a journal forgot would be lost in a kill
+assert {*_TENSORS, "path", "forwards", "backwards"} == {f.name for f in fields(Search)}
+
+
 @dataclass(eq=False)
 class Pace:
     """When to note progress again: not a moment after the last time, and the less often the longer it takes."""
@@ -118,10 +123,6 @@ def join(parts: Sequence[Search]) -> Search:
         forwards=sum(part.forwards for part in parts),
         backwards=sum(part.backwards for part in parts),
     )
-
-
-_TENSORS: Final = ("last", "witness", "fooled_last", "fooled_any", "predicted")
-assert {*_TENSORS, "path", "forwards", "backwards"} == {f.name for f in fields(Search)}
 
 
 def _to_arrays(found: Search) -> dict[str, NDArray[Any]]:

@@ -35,6 +35,10 @@ _SHARE: Final = 0.5
 """Share of the free memory that an attack may plan with."""
 
 
+def silent(_text: str) -> None:
+    """Say nothing: where nobody wants to be told."""
+
+
 @dataclass(frozen=True, eq=False)
 class Searching:
     """``view`` is what attacks query, None for the model; ``why`` is said where it is not what was asked."""

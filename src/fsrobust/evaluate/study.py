@@ -24,7 +24,7 @@ from fsrobust.evaluate.evidence import QUERIES
 from fsrobust.evaluate.kept import set_aside
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
-from fsrobust.evaluate.searching import Say, choose_precision
+from fsrobust.evaluate.searching import Say, choose_precision, silent
 from fsrobust.evaluate.shards import Shard, read_parts, remove_parts, write_part
 from fsrobust.evaluate.store import (
     Study,
@@ -142,7 +142,7 @@ class _Work:
     ) -> None:
         self.study, self.batch, self.progress, self.images = study, batch, progress, images
         self.draws = draws
-        self.say = say or (lambda _text: None)
+        self.say = say or silent
         self.model = study.subject.model
         self.data = study.data.to(device_of(self.model))
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from fsrobust.plugin.mask import logistic_like
 from fsrobust.plugin.module import FSR
+from fsrobust.seeding import forked
 from fsrobust.types import Features
 
 
@@ -67,7 +68,7 @@ def drawn_again(model: nn.Module, device: torch.device) -> Iterator[None]:
     generators = {p.draw.generator for p in _points(model) if isinstance(p.draw, _Rows)}
     states = [(generator, generator.get_state()) for generator in generators]
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        stack.enter_context(forked(device))
         for generator, state in states:
             stack.callback(generator.set_state, state)
         yield

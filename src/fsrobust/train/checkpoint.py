@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from fsrobust.attacks.compiled import first_line
 from fsrobust.models import ModelConfig
 from fsrobust.plugin import build, config_of
-from fsrobust.records import FORMAT, safetensors_bytes, sync_folder, write_bytes
-from fsrobust.train.packing import find_packed
+from fsrobust.records import FORMAT, sync_folder, write_bytes
+from fsrobust.train.packing import find_packed, safetensors_bytes
 from fsrobust.types import InputError
 
 WEIGHTS: Final = "weights.safetensors"

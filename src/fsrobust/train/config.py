@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from fsrobust.records import read_json
 from fsrobust.types import InputError
 
 
@@ -80,6 +81,20 @@ class History:
     rows: list[dict[str, Any]]
     best_epoch: int | None
     stopped: str | None = None
+
+
+def read_begun(file: Path) -> dict[str, Any]:
+    """Return the configuration that a run was begun with.
+
+    Raises:
+        InputError: the file is damaged; the message says how to go on without it.
+    """
+    try:
+        return read_json(file)
+    except InputError as error:
+        raise InputError(
+            f"{error}; if the settings given now are the run's own, delete it and resume"
+        ) from error
 
 
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from fsrobust.data import Dataset, hold_out
 from fsrobust.data.batches import training_batches
+from fsrobust.seeding import forked
 from fsrobust.train.checkpoint import save_checkpoint
 from fsrobust.train.config import TrainConfig
 from fsrobust.train.learner import Learner
@@ -72,7 +73,7 @@ def estimate_training(
         data, held_out = hold_out(data, count=train.validation, seed=train.seed)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked(device):
         calibration = _Calibration(copy.deepcopy(model), data.to(device), objective, train, device)
         warm_up, steps = calibration.steps()
         validation = calibration.validation(held_out.to(device)) if held_out is not None else 0.0

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fsrobust.attacks.compiled import first_line
 from fsrobust.data import Source, hold_out
 from fsrobust.data.batches import training_batches
-from fsrobust.records import Metrics, locked, provenance, read_json, write_json
+from fsrobust.records import Metrics, locked, provenance, write_json
+from fsrobust.seeding import forked
 from fsrobust.train.averaging import REFRESHED, Average
 from fsrobust.train.checkpoint import (
     WEIGHTS,
@@ -27,7 +27,7 @@ from fsrobust.train.checkpoint import (
     rewind,
     save_checkpoint,
 )
-from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run
+from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run, read_begun
 from fsrobust.train.control import Reporter, Silent, Stopwatch
 from fsrobust.train.distributed import Team, check_shares, team_on
 from fsrobust.train.fast import check_collapse
@@ -74,25 +74,12 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
         if out is not None and team.leads:
             stack.enter_context(locked(out))
         stopwatch = stack.enter_context(Stopwatch(time_limit))
-        stack.enter_context(_own_randomness(device))
+        stack.enter_context(forked(device))
         watched = reporter if reporter is not None and team.leads else Silent()
         run = _Run(model, data, objective, train, out, watched, team)
         stack.callback(run.learner.step.host.freeze, frozen=False)
         run.open(config or {}, resume=resume)
         return run.go(stopwatch)
-
-
-def _own_randomness(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def _begun_with(file: Path) -> dict[str, Any]:
-    try:
-        return read_json(file)
-    except InputError as error:
-        raise InputError(
-            f"{error}; if the settings given now are the run's own, delete it and resume"
-        ) from error
 
 
 class _Run:
@@ -152,7 +139,7 @@ class _Run:
             write_json(file, written, sealed=True)
         if not resume:
             return
-        check_same_run(_begun_with(file), written, out)
+        check_same_run(read_begun(file), written, out)
         checkpoint, remarks = find_resumable(out)
         for remark in remarks:
             self.reporter.say(remark)

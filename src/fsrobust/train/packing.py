@@ -6,15 +6,17 @@ What is measured on packed weights is measured on exactly those: pack first, the
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from fsrobust.plugin import config_of
-from fsrobust.records import safetensors_bytes, write_bytes
+from fsrobust.records import FORMAT, write_bytes
 from fsrobust.types import InputError
 
 LARGEST: Final = 16 * 2**20
@@ -99,3 +101,17 @@ def find_packed(folder: Path, name: str) -> list[Path]:
                 f'"{folder / file}" is damaged or was tampered with: it does not match its checksum'
             )
     return [folder / file for file in expected]
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """Return tensors as safetensors with a header: the same bytes in every process.
+
+    The library writes the header's entries in an order of chance; here they are sorted.
+    """
+    content = to_safetensors(dict(tensors), metadata={"format": str(FORMAT), **header})
+    start = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:start])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[start:]
