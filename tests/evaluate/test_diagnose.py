@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -134,3 +135,15 @@ def test_a_network_that_is_always_wrong_is_refused() -> None:
     with pytest.raises(InputError, match="gets all 8 wrong"):
         diagnose(natural_net(), x, wrong, ball=BALL)
     assert len(y) == 8
+
+
+@pytest.mark.parametrize("name", ["20 steps", "Auto-PGD"])
+def test_who_else_is_attacked_changes_no_verdict(name: str) -> None:
+    """A sign attacks only those whose fate it tells; each of them falls or stands as among all."""
+    x, y = samples(40)
+    found = Evidence.of(honest_net(), x, y, ids=torch.arange(40), ball=Linf(0.2), batch=16)
+    everyone = found._fallen(name)
+    some = np.arange(len(found)) % 3 == 1
+    assert 0 < (everyone & some).sum() < some.sum()
+    np.testing.assert_array_equal(found._fallen(name, among=some), everyone & some)
+    assert not found._fallen(name, among=~(some | ~some)).any()

@@ -6,12 +6,18 @@ from typing import Annotated
 import typer
 
 from fsrobust.cli.options import (
+    Batch,
+    Checkpoint,
     DataName,
     DataRoot,
     Device,
+    Eps,
     ImageSize,
     Json,
+    Limit,
+    Norm,
     Seed,
+    Target,
     console,
     out_folder,
     print_json,
@@ -19,17 +25,15 @@ from fsrobust.cli.options import (
 
 
 def diagnose(
-    target: Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")],
+    target: Target,
     data: DataName = None,
     data_root: DataRoot = None,
     image_size: ImageSize = None,
-    eps: Annotated[str | None, typer.Option(help="Radius, as 8/255; the run's own by default.")] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2; the run's own by default.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
-    limit: Annotated[int, typer.Option(min=1, help="How many test samples, drawn by the seed.")] = 200,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples attacked at once; found by itself.")
-    ] = None,
+    eps: Eps = None,
+    norm: Norm = None,
+    checkpoint: Checkpoint = "last",
+    limit: Limit = 200,
+    batch: Batch = None,
     seed: Seed = 0,
     out: Annotated[Path | None, out_folder("Where the record goes; the run itself by default.")] = None,
     device: Device = None,

@@ -6,12 +6,20 @@ from typing import Annotated
 import typer
 
 from fsrobust.cli.options import (
+    Batch,
+    Checkpoint,
+    CurveSamples,
     DataName,
     DataRoot,
     Device,
+    Eps,
     ImageSize,
     Json,
+    Limit,
+    Norm,
+    Precision,
     Seed,
+    Target,
     console,
     out_folder,
     print_json,
@@ -19,7 +27,7 @@ from fsrobust.cli.options import (
 
 
 def evaluate(
-    target: Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")],
+    target: Target,
     attacks: Annotated[
         str | None,
         typer.Option(
@@ -30,20 +38,13 @@ def evaluate(
     data: DataName = None,
     data_root: DataRoot = None,
     image_size: ImageSize = None,
-    eps: Annotated[str | None, typer.Option(help="Radius, as 8/255; the run's own by default.")] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2; the run's own by default.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
-    limit: Annotated[int, typer.Option(min=1, help="How many test samples, drawn by the seed.")] = 1000,
-    curve_samples: Annotated[
-        int, typer.Option(min=0, help="Samples for accuracy against eps; 0: no curve.")
-    ] = 100,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples attacked at once; found by itself.")
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="Of the search: auto, fp32 or bf16. Verdicts are in fp32 always."),
-    ] = "auto",
+    eps: Eps = None,
+    norm: Norm = None,
+    checkpoint: Checkpoint = "last",
+    limit: Limit = 1000,
+    curve_samples: CurveSamples = 100,
+    batch: Batch = None,
+    precision: Precision = "auto",
     seed: Seed = 0,
     surrogate: Annotated[
         str | None,
@@ -66,7 +67,8 @@ def evaluate(
     from fsrobust.recipes.sharding import Sharded, share_out
     from fsrobust.report import comparison_table
 
-    names = execute.expand_attacks(attacks) if attacks is not None else None
+    if attacks is not None:
+        execute.expand_attacks(attacks)  # a wrong name is refused before anything is read
     plan = {
         "data": data,
         "root": data_root,
@@ -81,9 +83,7 @@ def evaluate(
         "surrogate": surrogate,
     }
     study = execute.plan_study(execute.find_target(target, checkpoint=checkpoint), **plan)  # type: ignore[arg-type]
-    names, left_out = execute.applicable(
-        names or execute.standard_attacks(study.subject.model), study.subject.model
-    )
+    names, left_out = execute.attacks_for(study.subject.model, attacks)
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         reporter.say(f"{study.announce()}: {', '.join(names)}")
         for warning in (*left_out, *warnings_of(study)):

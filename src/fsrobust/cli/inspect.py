@@ -5,7 +5,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fsrobust.cli.options import DataName, DataRoot, Device, Json, Seed, print_json
+from fsrobust.cli.options import (
+    Batch,
+    Checkpoint,
+    CurveSamples,
+    DataName,
+    DataRoot,
+    Device,
+    Eps,
+    ImageSize,
+    Json,
+    Limit,
+    Norm,
+    Precision,
+    Seed,
+    Target,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from fsrobust.train.estimate import Estimate
@@ -14,7 +30,7 @@ if TYPE_CHECKING:
 def compare(
     a: Annotated[str, typer.Argument(help="A run or audit directory; several seeds' as DIR,DIR,DIR.")],
     b: Annotated[str, typer.Argument(help="What to compare it with, in the same order.")],
-    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
+    checkpoint: Checkpoint = "last",
     as_json: Json = False,
 ) -> None:
     """Compare the records of two runs on the same samples: differences, intervals, exact McNemar test."""
@@ -26,11 +42,11 @@ def compare(
 
 
 def doctor(
-    target: Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")],
+    target: Target,
     data: DataName = None,
     data_root: DataRoot = None,
-    checkpoint: Annotated[str, typer.Option(help="last or best.")] = "last",
-    limit: Annotated[int, typer.Option(min=1, help="How many test samples, drawn by the seed.")] = 256,
+    checkpoint: Checkpoint = "last",
+    limit: Limit = 256,
     seed: Seed = 0,
     device: Device = None,
     as_json: Json = False,
@@ -58,20 +74,29 @@ def estimate(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Of a recipe: change a setting, train.epochs=30")
     ] = None,
-    attacks: Annotated[str, typer.Option(help="Of a target: whitebox, or names: fgsm,pgd20")] = "whitebox",
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a target, as evaluate takes them: by default what it does by default, diagnose too."
+        ),
+    ] = None,
     data: DataName = None,
     data_root: DataRoot = None,
-    eps: Annotated[str | None, typer.Option(help="Of a target: radius, as 8/255.")] = None,
-    norm: Annotated[str | None, typer.Option(help="Of a target: linf or l2.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="Of a target: last or best.")] = "last",
-    limit: Annotated[int, typer.Option(min=1, help="Of a target: how many test samples.")] = 1000,
-    curve_samples: Annotated[int, typer.Option(min=0, help="Of a target: samples for the curve.")] = 100,
-    batch: Annotated[int | None, typer.Option(min=1, help="Of a target: samples attacked at once.")] = None,
-    precision: Annotated[str, typer.Option(help="Of a target: auto, fp32 or bf16.")] = "auto",
+    image_size: ImageSize = None,
+    eps: Eps = None,
+    norm: Norm = None,
+    checkpoint: Checkpoint = "last",
+    limit: Limit = 1000,
+    curve_samples: CurveSamples = 100,
+    batch: Batch = None,
+    precision: Precision = "auto",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Predict time and memory of training a recipe or evaluating a target, from seconds of it on this machine."""
+    """Predict time and memory of training a recipe or evaluating a target, from seconds of it on this machine.
+
+    All but --set, --data, --data-root and --device is of a target alone.
+    """
     from fsrobust.config import override
     from fsrobust.data import load_dataset
     from fsrobust.recipes import execute, inspect, recipe
@@ -83,14 +108,17 @@ def estimate(
             execute.find_target(what, checkpoint=checkpoint),
             data=data,
             root=data_root,
+            image_size=image_size,
             norm=norm,
             eps=eps,
             limit=limit,
             precision=precision,  # type: ignore[arg-type]  # checked there
             device=place,
         )
-        names = execute.expand_attacks(attacks)
-        found = inspect.cost_of_study(study, names, curve_samples=curve_samples, batch=batch)
+        names, _ = execute.attacks_for(study.subject.model, attacks)
+        found = inspect.cost_of_study(
+            study, names, curve_samples=curve_samples, diagnosis=attacks is None, batch=batch
+        )
     else:
         run = override(recipe(what), settings or [])
         samples = load_dataset(data or run.data, "train", root=data_root)

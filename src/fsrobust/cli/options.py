@@ -25,6 +25,16 @@ ImageSize = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the first GPU if there is one.")]
 Seed = Annotated[int, typer.Option(help="What all noise and the choice of samples depend on.")]
+Target = Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")]
+Checkpoint = Annotated[str, typer.Option(help="Of a run: last or best.")]
+Norm = Annotated[str | None, typer.Option(help="linf or l2; the run's own by default.")]
+Eps = Annotated[str | None, typer.Option(help="Radius, as 8/255; the run's own by default.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many test samples, drawn by the seed.")]
+CurveSamples = Annotated[int, typer.Option(min=0, help="Samples for accuracy against eps; 0: no curve.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Samples attacked at once; found by itself.")]
+Precision = Annotated[
+    str, typer.Option(help="Of the search: auto, fp32 or bf16. Verdicts are in fp32 always.")
+]
 
 
 def _writable(path: Path | None) -> Path | None:

@@ -121,11 +121,6 @@ def _probabilities(evidence: Evidence) -> Bits:
     return sums_to_one
 
 
-def _transfer_wins(evidence: Evidence) -> Bits | None:
-    # as many starts on either side: a surrogate's gain is no restart's
-    return None if evidence.transferred is None else evidence.transferred & ~evidence.white_box_as_often
-
-
 SIGNS: Final[dict[str, Look]] = {
     "random outputs": Look(
         lambda e: _differ(e.logits, e.logits_again),
@@ -169,17 +164,17 @@ SIGNS: Final[dict[str, Look]] = {
         "samples survive although every image can be reached: the attack fails, not the attacker's room",
     ),
     "not converged": Look(
-        lambda e: e.longer & ~e.white_box,
+        lambda e: e.longer,
         0.05,
         "four times as many steps fool more: the attack was stopped too early",
     ),
     "black box beats white box": Look(
-        lambda e: e.black_box & ~e.white_box,
+        lambda e: e.black_box,
         0.01,
         f"random search with {QUERIES} queries fools samples that every gradient attack failed on",
     ),
     "transfer beats direct": Look(
-        _transfer_wins,
+        lambda e: e.only_transferred,  # as many starts on either side: a surrogate's gain is no restart's
         0.01,
         "gradients of a surrogate fool samples that the model's own gradients do not",
     ),

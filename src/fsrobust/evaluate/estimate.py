@@ -1,25 +1,28 @@
-"""What an evaluation will cost: queries counted on a stand-in, each timed on the model itself."""
+"""What an evaluation will cost: short attacks by their queries, long ones by a few steps on whom they spend most."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fsrobust.attacks import APGD, FAB, SUITES, Attack, Ball, Cascade, NAttack, Square, perturb
-from fsrobust.attacks.probe import under_attack
+from fsrobust.attacks import APGD, FAB, SUITES, Attack, Ball, Cascade, NAttack, Square, perturb, search
+from fsrobust.attacks.base import draws_of
+from fsrobust.attacks.probe import Query, under_attack
+from fsrobust.attacks.view import View
 from fsrobust.data import Dataset
 from fsrobust.data.batches import pixels
-from fsrobust.evaluate.adaptive import find_attack
+from fsrobust.evaluate.adaptive import find_attack, surrogates_of
 from fsrobust.evaluate.curves import eps_attack, radii
 from fsrobust.evaluate.engine import PILOTS, evaluate, predict_all
-from fsrobust.evaluate.searching import choose_batch, choose_precision
+from fsrobust.evaluate.evidence import searches
+from fsrobust.evaluate.searching import batch_for, choose_batch, choose_precision
 from fsrobust.train import Objective, TrainConfig
 from fsrobust.train.estimate import ENOUGH, Estimate, estimate_training, mean_seconds
 from fsrobust.train.telemetry import peak_memory
-from fsrobust.types import Images, InputError, Labels
+from fsrobust.types import Flags, Images, InputError, Labels
 
 _CALIBRATING: Final = ("fgsm", "pgd10")
 """The first warms up; the second asks for ten gradients, and for nothing else.
@@ -46,42 +49,35 @@ class Queries:
 def count_queries(attack: Attack, x: Images, *, classes: int) -> Queries:
     """Return an attack's queries per sample, counted on a network that it cannot fool; ``x`` [1, C, H, W].
 
-    For an attack that leaves fooled samples alone this is the most that a sample can cost.
-
     >>> from fsrobust.attacks import Linf, make_attack
     >>> count_queries(make_attack("pgd20", Linf(0.1)), torch.full((1, 1, 4, 4), 0.5), classes=3)
     Queries(forwards=0, gradients=20)
     """
-    if isinstance(
-        attack, Cascade
-    ):  # stage by stage: a stand-in has no surrogates, and the judge is asked as often
-        each = [
-            (stage, count_queries(stage.attack, x, classes=classes)) for stage in attack.applicable(classes)
-        ]
-        judged = sum(q.forwards + q.gradients for stage, q in each if stage.surrogate)
-        forwards, gradients = sum(q.forwards for _, q in each) + judged, sum(q.gradients for _, q in each)
-        return Queries(attack.draws * forwards, attack.draws * gradients)
     fort = _Fort(classes, x[0].numel())
     perturb(attack, fort, x.cpu(), torch.zeros(1, dtype=torch.int64))
     return Queries(fort.forwards - 1, fort.gradients)  # one forward pass looks whether the labels fit
 
 
+def lets_go(attack: Attack) -> bool:
+    """Return whether an attack leaves samples alone once they are fooled: it spends itself on those that stand."""
+    return isinstance(attack, Cascade | APGD | FAB | Square | NAttack)
+
+
 def expected_share(attack: Attack, standing: float) -> float:
     """Return the share of its full cost that an attack takes where it leaves a share ``standing`` of the samples.
 
-    An attack that lets fooled samples go spends itself on those that stand; of a cascade the others see one stage, and
-    all of it where a random model has to be asked for several draws.
+    Of a cascade those who fall see one stage, and all of it where a random model has to be asked for several draws.
 
     >>> from fsrobust.attacks import Linf, make_attack
     >>> expected_share(make_attack("pgd20", Linf(0.1)), 0.5), expected_share(make_attack("square", Linf(0.1)), 0.5)
     (1.0, 0.55)
     """
+    if not lets_go(attack):
+        return 1.0
+    fallen = _QUICKLY
     if isinstance(attack, Cascade):
-        fallen = _QUICKLY if attack.draws == 1 else 1.0
-        return standing + (1 - standing) * fallen / len(attack.stages)
-    if isinstance(attack, APGD | FAB | Square | NAttack):
-        return standing + (1 - standing) * _QUICKLY
-    return 1.0
+        fallen = (_QUICKLY if attack.draws == 1 else 1.0) / len(attack.stages)
+    return standing + (1 - standing) * fallen
 
 
 class _Fort(nn.Module):
@@ -110,54 +106,75 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
     ball: Ball,
     attacks: Sequence[str] = SUITES["whitebox"],
     curve_samples: int = 0,
+    diagnosis: bool = False,
     batch: int | None = None,
     precision: Precision = "fp32",
 ) -> Estimate:
-    """Return what ``evaluate`` on these images would cost, where model and images are.
+    """Return what ``evaluate`` on these images would cost, and ``diagnose``, where model and images are.
 
     Scores and gradients are timed on a batch of the real size. How many of it a short attack leaves standing says what
-    attacks that let fooled samples go will cost.
+    attacks that let fooled samples go will cost: a few steps of those are timed on the ones that stand.
 
     Raises:
         InputError: what ``evaluate`` refuses.
     """
     chosen = {name: find_attack(name, ball, model) for name in attacks}
-    size = min(batch or choose_batch(model, x), len(x))
+    size, n = min(batch or choose_batch(model, x), len(x)), len(x)
     if x.is_cuda:
         torch.cuda.reset_peak_memory_stats(x.device)
     price = _price(model, x[:size], y[:size], ball, precision)
-    classes, n = price.classes, len(x)
-    shares = {name: expected_share(attack, price.standing) for name, attack in chosen.items()}
-    left, late = max(1, round(price.standing * size)), price
-    if left < size and min(shares.values(), default=1.0) < 1:  # who is left costs more each, being fewer
-        late = _price(model, x[:left], y[:left], ball, precision)
+    trials = _Trials(model, x[:size], y[:size], price, size)
+
+    def seconds(attack: Attack) -> float:
+        """Return what a sample that withstands an attack costs."""
+        if lets_go(attack):
+            return trials.seconds(attack)
+        return price.of(count_queries(attack, x[:1], classes=price.classes))
+
     parts = {"natural": n * price.verdict}
     for name, attack in chosen.items():
-        asked = count_queries(attack, x[:1], classes=classes)
-        parts[name] = n * shares[name] * (late if shares[name] < 1 else price).of(asked)
+        parts[name] = n * expected_share(attack, price.standing) * seconds(attack)
     if curve_samples:
         few = min(curve_samples, n)
-        if few < size:  # fewer at once cost more each
-            price = _price(model, x[:few], y[:few], ball, precision)
-        each = price.of(count_queries(eps_attack(ball), x[:1], classes=classes))
+        # fewer at once cost more each
+        curve = _price(model, x[:few], y[:few], ball, precision) if few < size else price
+        each = curve.of(count_queries(eps_attack(ball), x[:1], classes=price.classes))
         parts["curve"] = few * (len(radii(ball)) - 1) * each
+    if diagnosis:
+        asked = searches(ball, x[:1], tuple(trials.surrogates))
+        asked.pop("restarts", None)  # of those that a surrogate alone has fooled: next to nobody
+        parts["diagnosis"] = n * sum(price.share_of(name) * seconds(attack) for name, attack in asked.items())
     return Estimate(str(x.device), parts, peak_memory(x.device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Price:
-    """Seconds per sample: of a verdict, of scores and of a gradient in a search; the share that an attack left."""
+    """Seconds per sample: of a verdict, of scores and of a gradient in a search; whom a short attack left standing."""
 
     verdict: float
     scores: float
     gradient: float
     classes: int
-    standing: float
+    right: float
+    stands: Flags
+    view: View | None
+
+    @property
+    def standing(self) -> float:
+        """The share of samples that the short attack left."""
+        return float(self.stands.float().mean())
 
     def of(self, queries: Queries) -> float:
         """Return the seconds per sample of an attack."""
         search = queries.forwards * self.scores + queries.gradients * self.gradient
         return search + _VERDICTS * self.verdict
+
+    def share_of(self, name: str) -> float:
+        """Return the share of all samples that a search of the diagnosis is made for."""
+        everyone = {"one step", "20 steps", "unbounded"}
+        if name == "twice the radius":
+            return self.right - self.standing
+        return self.right if name in everyone else self.standing
 
 
 def _price(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precision) -> _Price:
@@ -169,7 +186,7 @@ def _price(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precis
 
     natural()
     verdict = mean_seconds(natural, device, share=0.1) / n
-    seconds, standing = _climb(model, x, y, ball, precision)
+    seconds, right, stands = _climb(model, x, y, ball, precision)
     gradient = (seconds / n - _VERDICTS * verdict) / _GRADIENTS
     view = choose_precision(model, x[:PILOTS], y[:PILOTS], precision).view
     with under_attack(model), torch.no_grad():
@@ -177,11 +194,13 @@ def _price(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precis
         if view is not None:
             view(x)
         scores = verdict if view is None else mean_seconds(lambda: view(x), device, share=0.1) / n
-    return _Price(verdict, scores, max(gradient, verdict), classes, standing)
+    return _Price(verdict, scores, max(gradient, verdict), classes, right, stands, view)
 
 
-def _climb(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precision) -> tuple[float, float]:
-    """Return the mean seconds that the second of the calibrating attacks takes on the batch, and whom it leaves."""
+def _climb(
+    model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precision
+) -> tuple[float, float, Flags]:
+    """Return the mean seconds of the second calibrating attack on the batch, how much is right, and whom it leaves."""
     seconds, ends = 0.0, list[float]()
     while seconds < ENOUGH / 2:
         outcome = evaluate(
@@ -195,7 +214,76 @@ def _climb(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precis
             progress=lambda _name, _done, _total: ends.append(time.perf_counter()),
         )
         seconds += ends[-1] - ends[-2]
-    return seconds / (len(ends) // 2), outcome.strict(_CALIBRATING[1])
+    stands = torch.from_numpy(outcome.correct(_CALIBRATING[1], strict=True)).to(x.device)
+    return seconds / (len(ends) // 2), outcome.accuracy("natural"), stands
+
+
+@dataclass(eq=False)
+class _Trials:
+    """A few steps of attacks that let fooled samples go, on those that stand: queries and what comes between them."""
+
+    model: nn.Module
+    x: Images
+    y: Labels
+    price: _Price
+    batch: int
+    _paces: dict[tuple[Attack, str | None, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # where nobody stands hardly anything is paid
+        rows = self.price.stands if bool(self.price.stands.any()) else torch.ones_like(self.price.stands)
+        self.x, self.y = self.x[rows], self.y[rows]
+        self.surrogates: Mapping[str, Query] = surrogates_of(self.model)
+
+    def seconds(self, attack: Attack) -> float:
+        """Return the seconds that a sample takes which withstands an attack."""
+        draws = draws_of(attack)
+        return sum(
+            one.cost * self._pace(one, surrogate, draws)
+            for one, surrogate in _stages(attack, self.price.classes)
+        )
+
+    def _pace(self, attack: Attack, surrogate: str | None, draws: int) -> float:
+        """Return the seconds per sample of what costs 1; attacks that differ in length or target go at one."""
+        short = _shortened(attack)
+        key = (short, surrogate, draws)
+        if key not in self._paces:
+            # as many at once as the attack itself takes
+            count = min(len(self.x), batch_for(attack, self.batch, self.x.device, draws=draws))
+            x, y, ids = self.x[:count], self.y[:count], torch.arange(count, device=self.x.device)
+            asked = self.surrogates[surrogate] if surrogate else None
+
+            def work() -> object:
+                return search(
+                    short, self.model, x, y, ids=ids, view=self.price.view, surrogate=asked, draws=draws
+                )
+
+            work()
+            self._paces[key] = mean_seconds(work, x.device, share=0.1, looks=1) / count / short.cost
+        return self._paces[key]
+
+
+def _stages(attack: Attack, classes: int) -> Iterator[tuple[Attack, str | None]]:
+    if not isinstance(attack, Cascade):
+        yield attack, None
+        return
+    for stage in attack.applicable(classes):
+        yield stage.attack, stage.surrogate
+
+
+def _shortened(attack: Attack) -> Attack:
+    """Return the first few steps of an attack; every target and restart begins alike."""
+    match attack:
+        case APGD():
+            return replace(attack, steps=10, restart=0, target=attack.target and 1)
+        case FAB():
+            return replace(attack, steps=5, restart=0, target=attack.target and 1)
+        case Square():
+            return replace(attack, queries=50, restart=0)
+        case NAttack():
+            return replace(attack, steps=1)
+        case _:
+            return attack
 
 
 def estimate(  # noqa: PLR0913 - the public entry: what fit or evaluate would be given

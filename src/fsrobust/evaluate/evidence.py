@@ -1,7 +1,7 @@
 """What signs of masked gradients are read from: attacks and measurements, each made once, when first asked for."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,82 +125,99 @@ class Evidence:
 
         return self._each(gain)
 
-    def fooled(self, attack: Attack, name: str) -> Bits:
-        """Return which samples an attack fools."""
+    def _fallen(self, name: str, *, among: Bits | None = None) -> Bits:
+        """Return which samples one of the searches fools: ``among`` some, where the others' fate tells nothing.
+
+        Noise belongs to a sample, so whoever else is attacked changes no verdict.
+        """
+        fallen: Bits = np.zeros(len(self), bool)
+        asked = np.ones(len(self), bool) if among is None else among
+        if not asked.any():
+            return fallen
+        rows = torch.from_numpy(np.flatnonzero(asked)).to(self.x.device)
         result = run_attack(
-            attack,
+            searches(self.ball, self.x, tuple(self.surrogates))[name],
             self.model,
-            self.x,
-            self.y,
-            ids=self.ids,
+            self.x[rows],
+            self.y[rows],
+            ids=self.ids[rows],
             seed=self.seed,
             batch=self.batch,
             view=self.view,
-            name=name,
+            name=f"diagnosis: {name}",
             progress=self.progress,
             surrogates=self.surrogates,
         )
-        return result.fooled_any
+        fallen[asked] = result.fooled_any
+        return fallen
 
     @functools.cached_property
     def one_step(self) -> Bits:
         """Who falls to one step of the whole radius."""
-        return self.fooled(PGD(self.ball, steps=1, step_size=self.ball.eps), "diagnosis: one step")
+        return self._fallen("one step")
 
     @functools.cached_property
     def many_steps(self) -> Bits:
         """Who falls to PGD-20."""
-        return self.fooled(PGD(self.ball, steps=20, step_size=self.ball.eps / 10), "diagnosis: 20 steps")
+        return self._fallen("20 steps")
 
     @functools.cached_property
     def twice_the_radius(self) -> Bits:
-        """Who falls to PGD-20 in a ball twice as large."""
-        largest = 1.0 if self.ball.norm == "linf" else 1000.0
-        wide = make_ball(self.ball.norm, min(2 * self.ball.eps, largest))
-        return self.fooled(PGD(wide, steps=20, step_size=wide.eps / 10), "diagnosis: twice the radius")
+        """Who falls to PGD-20, and to it in a ball twice as large."""
+        return self._fallen("twice the radius", among=self.many_steps)
 
     @functools.cached_property
     def unbounded(self) -> Bits:
         """Who falls where every image can be reached."""
-        reach = 1.0 if self.ball.norm == "linf" else float(np.sqrt(self.x[0].numel()))
-        return self.fooled(eps_attack(make_ball(self.ball.norm, reach)), "diagnosis: unbounded")
+        return self._fallen("unbounded")
 
     @functools.cached_property
     def white_box(self) -> Bits:
         """Who falls to PGD-20 or Auto-PGD, with either loss."""
-        stages = (Stage("ce", APGD(self.ball)), Stage("dlr", APGD(self.ball, "dlr")))
-        return self.many_steps | self.fooled(Cascade(self.ball, stages), "diagnosis: Auto-PGD")
+        return self.many_steps | self._fallen("Auto-PGD", among=~self.many_steps)
 
     @functools.cached_property
     def longer(self) -> Bits:
-        """Who falls to Auto-PGD of four times the length, from elsewhere."""
-        stage = Stage("ce", APGD(self.ball, steps=400, restart=1))
-        return self.fooled(Cascade(self.ball, (stage,)), "diagnosis: 400 steps")
+        """Who withstands the white box, and falls to Auto-PGD of four times the length from elsewhere."""
+        return self._fallen("400 steps", among=~self.white_box)
 
     @functools.cached_property
     def black_box(self) -> Bits:
-        """Who falls to random search, which asks for no gradient."""
-        stage = Stage("square", Square(self.ball, queries=QUERIES))
-        return self.fooled(Cascade(self.ball, (stage,)), "diagnosis: random search")
+        """Who withstands the white box, and falls to random search, which asks for no gradient."""
+        return self._fallen("random search", among=~self.white_box)
 
     @functools.cached_property
-    def white_box_as_often(self) -> Bits:
-        """Who falls to the model's own gradients with as many further starts as there are surrogates."""
-        stages = tuple(
-            Stage(f"{loss} {restart}", APGD(self.ball, loss, restart=restart))
-            for restart in range(1, len(self.surrogates) + 1)
-            for loss in ("ce", "dlr")
-        )
-        return self.white_box | self.fooled(Cascade(self.ball, stages), "diagnosis: restarts")
+    def only_transferred(self) -> Bits | None:
+        """Who falls to a surrogate's gradients, but not to the model's own with as many starts.
 
-    @functools.cached_property
-    def transferred(self) -> Bits | None:
-        """Who falls to gradients of a surrogate, None where the model offers none."""
+        None where the model offers no surrogate.
+        """
         if not self.surrogates:
             return None
-        stages = tuple(
-            Stage(f"{name}/{loss}", APGD(self.ball, loss), name)
-            for name in self.surrogates
-            for loss in ("ce", "dlr")
-        )
-        return self.fooled(Cascade(self.ball, stages), "diagnosis: surrogates")
+        transferred = self._fallen("surrogates", among=~self.white_box)
+        return transferred & ~self._fallen("restarts", among=transferred)
+
+
+def searches(ball: Ball, x: Images, surrogates: Sequence[str] = ()) -> dict[str, Attack]:
+    """Return the attacks that evidence rests on, by name: the last two where there are ``surrogates``."""
+    twice = make_ball(ball.norm, min(2 * ball.eps, 1.0 if ball.norm == "linf" else 1000.0))
+    everywhere = make_ball(ball.norm, 1.0 if ball.norm == "linf" else float(np.sqrt(x[0].numel())))
+    found: dict[str, Attack] = {
+        "one step": PGD(ball, steps=1, step_size=ball.eps),
+        "20 steps": PGD(ball, steps=20, step_size=ball.eps / 10),
+        "twice the radius": PGD(twice, steps=20, step_size=twice.eps / 10),
+        "unbounded": eps_attack(everywhere),
+        "Auto-PGD": Cascade(ball, (Stage("ce", APGD(ball)), Stage("dlr", APGD(ball, "dlr")))),
+        "400 steps": Cascade(ball, (Stage("ce", APGD(ball, steps=400, restart=1)),)),
+        "random search": Cascade(ball, (Stage("square", Square(ball, queries=QUERIES)),)),
+    }
+    losses = ("ce", "dlr")
+    through = [Stage(f"{name}/{loss}", APGD(ball, loss), name) for name in surrogates for loss in losses]
+    again = [
+        Stage(f"{loss} {restart}", APGD(ball, loss, restart=restart))
+        for restart in range(1, len(surrogates) + 1)
+        for loss in losses
+    ]
+    if surrogates:
+        found |= {"surrogates": Cascade(ball, tuple(through)), "restarts": Cascade(ball, tuple(again))}
+    return found

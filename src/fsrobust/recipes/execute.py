@@ -1,6 +1,6 @@
 """Carry out what the command line asks for: train a run, find and evaluate a target."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,11 @@ from fsrobust.config import Run, parse_fraction
 from fsrobust.data import Source, draw, open_dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject
-from fsrobust.evaluate.adaptive import ADAPTIVE, surrogates_of
+from fsrobust.evaluate.adaptive import ADAPTIVE
 from fsrobust.evaluate.engine import PILOTS
 from fsrobust.evaluate.searching import choose_precision
 from fsrobust.evaluate.store import device_of
-from fsrobust.plugin import config_of
+from fsrobust.plugin import Guarded, config_of
 from fsrobust.recipes.networks import check_answers, find_network
 from fsrobust.recipes.start import initial_model
 from fsrobust.records import read_config
@@ -199,16 +199,21 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.") or "model"
 
 
-def standard_attacks(model: nn.Module) -> list[str]:
-    """Return what a model is judged by unless told otherwise: white box, AutoAttack, and whatever adapts to it."""
-    return [*SUITES["whitebox"], "autoattack", *([ADAPTIVE] if surrogates_of(model) else [])]
+def attacks_for(model: nn.Module, text: str | None) -> tuple[list[str], list[str]]:
+    """Return the attacks that a text asks for and a model can have, and a sentence for what is left out of them.
 
+    Unless told otherwise a model is judged by the white box, AutoAttack, and whatever adapts to it.
 
-def applicable(names: Sequence[str], model: nn.Module) -> tuple[list[str], list[str]]:
-    """Return the attacks that there are for a model, and a sentence for what was left out while others remain."""
+    Raises:
+        InputError: an unknown name.
+    """
+    adapts = isinstance(model, Guarded)
+    if text is None:
+        return [*SUITES["whitebox"], "autoattack", *([ADAPTIVE] if adapts else [])], []
+    names = expand_attacks(text)
     left = [name for name in names if name != ADAPTIVE]
-    if len(left) in {0, len(names)} or surrogates_of(model):
-        return list(names), []
+    if adapts or len(left) in {0, len(names)}:
+        return names, []
     return left, ['"adaptive" is left out: the model has no plug-in, so there is nothing to adapt to']
 
 

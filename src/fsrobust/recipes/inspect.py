@@ -49,7 +49,12 @@ def cost_of_run(run: Run, data: Dataset, device: torch.device) -> Estimate:
 
 
 def cost_of_study(
-    study: Study, attacks: Sequence[str], *, curve_samples: int = 0, batch: int | None = None
+    study: Study,
+    attacks: Sequence[str],
+    *,
+    curve_samples: int = 0,
+    diagnosis: bool = False,
+    batch: int | None = None,
 ) -> Estimate:
     """Return what carrying out a study would cost if nothing of it were on record."""
     model = study.subject.model
@@ -61,6 +66,7 @@ def cost_of_study(
         ball=study.ball,
         attacks=attacks,
         curve_samples=curve_samples,
+        diagnosis=diagnosis,
         batch=batch,
         precision=study.precision,
     )

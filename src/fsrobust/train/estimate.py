@@ -140,12 +140,14 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def mean_seconds(work: Callable[[], object], device: torch.device, *, share: float = 1.0) -> float:
-    """Return the mean seconds of ``work`` over three looks or more, until they took a ``share`` of ENOUGH.
+def mean_seconds(
+    work: Callable[[], object], device: torch.device, *, share: float = 1.0, looks: int = _LOOKS
+) -> float:
+    """Return the mean seconds of ``work`` over so many looks or more, until they took a ``share`` of ENOUGH.
 
     The mean, not the median: a run pays for the slow steps, too.
     """
     times: list[float] = []
-    while len(times) < _LOOKS or sum(times) < share * ENOUGH:
+    while len(times) < looks or sum(times) < share * ENOUGH:
         times.append(timed(work, device))
     return sum(times) / len(times)
