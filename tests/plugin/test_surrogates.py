@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from fsrobust.attacks.losses import cross_entropy
 from fsrobust.attacks.probe import under_attack
 from fsrobust.data.batches import pixels
 from fsrobust.plugin import FSR, Guarded, attach, create_model
-from fsrobust.plugin.surrogates import surrogates
+from fsrobust.plugin.surrogates import Noisy, surrogates
 from fsrobust.seeding import Noise
 from fsrobust.types import InputError
 from tests.helpers import fingerprint, guarded, images, warm_up
@@ -175,25 +176,77 @@ def test_joint_pushes_against_every_head() -> None:
     assert main_joint + heads_joint > main_direct + heads_direct
 
 
-def test_noisy_is_the_mean_over_its_draws() -> None:
-    """Draw by draw, the noise of each point named by (seed, point, draw) is added to r; the logits' mean is it."""
-    model, x = model_of().double(), images(3).double()
-    noisy, each = surrogates(model, draws=3, seed=5)["noisy"], []
-    for k in range(3):
+@torch.no_grad()
+def by_draws(model: Guarded, x: Tensor, count: int, seed: int) -> list[Tensor]:
+    """Return the logits of each draw: the noise of each point named by (seed, point, draw) is added to r."""
+    each = []
+    for k in range(count):
         handles = []
         for index, point in enumerate(model.fsr):
             assert isinstance(point, FSR)
             assert point.separation is not None
-            width = (8, 4, 4) if index == 0 else (16, 4, 4)
-            u = Noise.of(torch.arange(3), 5, "mask noise", index).uniform(width)[k].double()
-            noise = u.log() - (1 - u).log()
-            handles.append(point.separation.register_forward_hook(lambda _m, _i, r, n=noise: r + n))
+
+            def jitter(_m: nn.Module, _i: object, r: Tensor, index: int = index, k: int = k) -> Tensor:
+                u = Noise.of(torch.arange(count), seed, "mask noise", index).uniform(tuple(r.shape[1:]))[k]
+                return r + (u.double().log() - (1 - u.double()).log()).to(r)
+
+            handles.append(point.separation.register_forward_hook(jitter))
         each.append(model(x))
         for handle in handles:
             handle.remove()
+    return each
+
+
+def noisy_of(model: Guarded, *, draws: int, seed: int) -> Noisy:
+    """Return the noisy surrogate."""
+    noisy = surrogates(model, draws=draws, seed=seed)["noisy"]
+    assert isinstance(noisy, Noisy)
+    return noisy
+
+
+@pytest.mark.parametrize(
+    ("at", "late"),
+    [(["layer2", "layer3"], True), (["layer3"], True), (["layer2.0.conv1"], False)],
+    ids=["two stages", "last stage", "inside a block"],
+)
+def test_noisy_is_the_mean_over_its_draws(
+    at: list[str], *, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients are the mean's; what comes before the first noise is computed once where that can be.
+
+    Annotations of shapes are not checked here: they hold the batch to be as long at the end of a network as it was.
+    """
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", value=True)
+    bare = create_model("resnet_small", classes=4, width=4)
+    warm_up(bare)
+    model = attach(bare, at=at, classes=4, init="paper", example=images(1)).double().eval()
+    with torch.no_grad():  # so that the mask matters
+        for point in model.fsr:
+            point.get_parameter("recalibration.6.weight").mul_(30)
+    x, y = images(3).double(), torch.tensor([0, 1, 2])
+    noisy, each = noisy_of(model, draws=3, seed=5), by_draws(model, x, 3, 5)
     # the noise is made in float32
     torch.testing.assert_close(noisy(x), torch.stack(each).mean(0), rtol=0, atol=1e-5)
-    assert not torch.allclose(each[0], each[1], atol=1e-3)
+    assert float((each[0] - each[1]).abs().max()) > 3e-4
+    assert noisy.late is late
+    gradient = input_gradient(noisy, x, y)
+    noisy.late = False
+    torch.testing.assert_close(gradient, input_gradient(noisy, x, y), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(noisy(x[:1]), noisy(x)[:1])
+
+
+def test_noisy_computes_the_trunk_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the plug-in after the last stage the first convolution sees each image once, the plug-in its draws."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", value=True)
+    model = create_model("resnet_small", classes=4, width=4, fsr="layer3").eval()
+    assert isinstance(model, Guarded)
+    noisy, seen = noisy_of(model, draws=8, seed=0), list[int]()
+    noisy(images(2))
+    first = next(layer for layer in noisy.modules() if isinstance(layer, nn.Conv2d))
+    for layer in (first, noisy.get_submodule("model.fsr.0.recalibration")):
+        layer.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    noisy(images(5))
+    assert seen == [5, 40]
 
 
 def test_noisy_is_one_function_of_the_image() -> None:

@@ -12,7 +12,7 @@ from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import evaluate
-from fsrobust.evaluate.engine import PILOTS
+from fsrobust.evaluate.searching import PILOTS
 from fsrobust.recipes import recipe
 from fsrobust.recipes.row import Row, make_row
 from fsrobust.train import load

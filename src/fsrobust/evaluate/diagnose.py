@@ -16,7 +16,6 @@ from torch import nn
 from fsrobust.attacks import Ball
 from fsrobust.attacks.base import check_samples
 from fsrobust.attacks.probe import Query
-from fsrobust.evaluate.adaptive import surrogates_of
 from fsrobust.evaluate.engine import Progress
 from fsrobust.evaluate.evidence import QUERIES, Evidence
 from fsrobust.evaluate.outcome import Bits
@@ -196,7 +195,7 @@ def diagnose(  # noqa: PLR0913 - the public entry, as evaluate
 ) -> Diagnosis:
     """Look for every sign that this model's robust accuracy is owed to attacks that fail.
 
-    ``x`` float [B, C, H, W] in [0, 1], ``y`` int64 [B]; some 2,500 forward passes a sample. A model with the plug-in
+    ``x`` float [B, C, H, W] in [0, 1], ``y`` int64 [B]; some 2,500 forward passes a sample that withstands them. A model with the plug-in
     offers ``surrogates`` of itself; for others, networks of one's own may be given, by name.
 
     Raises:
@@ -212,7 +211,7 @@ def diagnose(  # noqa: PLR0913 - the public entry, as evaluate
         ball=ball,
         seed=seed,
         batch=batch,
-        surrogates=surrogates_of(model) if surrogates is None else surrogates,
+        surrogates=surrogates,
         progress=progress,
     )
     if len(evidence) == 0:

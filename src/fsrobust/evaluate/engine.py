@@ -16,19 +16,25 @@ from fsrobust.attacks.base import check_samples, drawing, draws_of
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
-from fsrobust.evaluate.adaptive import find_attack, surrogates_of
+from fsrobust.evaluate.adaptive import climbs_surrogates, find_attack, surrogates_of
 from fsrobust.evaluate.cascade import STANDING, Journal, Standing, Task, run_cascade
 from fsrobust.evaluate.journal import Batches
 from fsrobust.evaluate.outcome import Bits, Outcome
-from fsrobust.evaluate.searching import Say, batch_for, choose_batch, choose_precision, in_batches, silent
+from fsrobust.evaluate.searching import (
+    PILOTS,
+    Say,
+    batch_for,
+    choose_batch,
+    choose_precision,
+    in_batches,
+    silent,
+)
 from fsrobust.types import Ids, Images, InputError, Labels
 
 Progress = Callable[[str, int, int], None]
 """Called with (attack, samples done, samples in all)."""
 GALLERY = 12
 """How many samples an attack's pictures are kept of."""
-PILOTS = 32
-"""On how many samples it is tried whether a search in low precision would find its way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +85,9 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
     ids = torch.arange(len(x)) if ids is None else ids
     if len(x):
         check_samples(model, x, y, ids)
-    surrogates = surrogates_of(model)
     chosen = {name: find_attack(name, ball, model) for name in attacks}
+    adapts = any(climbs_surrogates(attack) for attack in chosen.values())
+    surrogates = surrogates_of(model, x, y, precision) if adapts else {}
     draws = max((draws_of(attack) for attack in chosen.values()), default=1)
     natural = predict_all(model, x, batch=batch, draws=draws, seed=seed) == y.cpu().numpy()
     searching = choose_precision(model, x[:PILOTS], y[:PILOTS], precision)

@@ -16,9 +16,9 @@ from fsrobust.data import Dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate.adaptive import find_attack, surrogates_of
 from fsrobust.evaluate.curves import eps_attack, radii
-from fsrobust.evaluate.engine import PILOTS, evaluate, predict_all
+from fsrobust.evaluate.engine import evaluate, predict_all
 from fsrobust.evaluate.evidence import searches
-from fsrobust.evaluate.searching import batch_for, choose_batch, choose_precision
+from fsrobust.evaluate.searching import PILOTS, batch_for, choose_batch, choose_precision
 from fsrobust.train import Objective, TrainConfig
 from fsrobust.train.estimate import ENOUGH, Estimate, estimate_training, mean_seconds
 from fsrobust.train.telemetry import peak_memory
@@ -123,7 +123,7 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
     if x.is_cuda:
         torch.cuda.reset_peak_memory_stats(x.device)
     price = _price(model, x[:size], y[:size], ball, precision)
-    trials = _Trials(model, x[:size], y[:size], price, size)
+    trials = _Trials(model, x[:size], y[:size], price, size, precision)
 
     def seconds(attack: Attack) -> float:
         """Return what a sample that withstands an attack costs."""
@@ -227,13 +227,14 @@ class _Trials:
     y: Labels
     price: _Price
     batch: int
+    precision: Precision
     _paces: dict[tuple[Attack, str | None, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # where nobody stands hardly anything is paid
         rows = self.price.stands if bool(self.price.stands.any()) else torch.ones_like(self.price.stands)
         self.x, self.y = self.x[rows], self.y[rows]
-        self.surrogates: Mapping[str, Query] = surrogates_of(self.model)
+        self.surrogates: Mapping[str, Query] = surrogates_of(self.model, self.x, self.y, self.precision)
 
     def seconds(self, attack: Attack) -> float:
         """Return the seconds that a sample takes which withstands an attack."""

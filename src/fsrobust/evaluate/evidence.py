@@ -13,10 +13,11 @@ from fsrobust.attacks import APGD, PGD, Attack, Ball, Cascade, Square, Stage, ma
 from fsrobust.attacks.losses import cross_entropy
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
+from fsrobust.evaluate.adaptive import surrogates_of
 from fsrobust.evaluate.curves import eps_attack
 from fsrobust.evaluate.engine import Progress, predict_all, run_attack
 from fsrobust.evaluate.outcome import Bits
-from fsrobust.evaluate.searching import choose_batch, choose_precision, in_batches
+from fsrobust.evaluate.searching import PILOTS, choose_batch, choose_precision, in_batches
 from fsrobust.types import Ids, Images, Labels, Logits
 
 QUERIES = 1000
@@ -55,17 +56,19 @@ class Evidence:
         surrogates: Mapping[str, Query] | None = None,
         progress: Progress | None = None,
     ) -> "Evidence":
-        """Return the evidence on what ``model`` classifies right of these samples."""
+        """Return the evidence on what ``model`` classifies right; without ``surrogates`` it is asked for its own."""
         batch = batch or choose_batch(model, x)
         right = torch.from_numpy(predict_all(model, x, batch=batch)).to(y.device) == y
+        x, y, ids = x[right], y[right], ids[right]
         view = None
-        if bool(right.any()):
+        if len(x):
+            if surrogates is None:
+                surrogates = surrogates_of(model, x, y)
             try:
-                view = choose_precision(model, x[right][:32], y[right][:32], "fp32").view
+                view = choose_precision(model, x[:PILOTS], y[:PILOTS], "fp32").view
             except Exception:  # a model without gradients: the signs will say so
                 view = None
-        kept = (x[right], y[right], ids[right])
-        return cls(model, *kept, ball, seed, batch, view, surrogates or {}, progress)
+        return cls(model, x, y, ids, ball, seed, batch, view, surrogates or {}, progress)
 
     def __len__(self) -> int:
         """Return the number of samples."""

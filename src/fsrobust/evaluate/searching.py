@@ -19,6 +19,8 @@ Precision = Literal["fp32", "bf16"]
 Say = Callable[[str], None]
 T = TypeVar("T")
 
+PILOTS: Final = 32
+"""On how many samples it is tried whether a search on a copy, or in low precision, would find its way."""
 _AGREEING: Final = 0.8
 """Least share of the gradient's weight on whose sign both precisions must agree; guessing gives a half.
 

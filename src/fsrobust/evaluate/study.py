@@ -15,16 +15,16 @@ from fsrobust.attacks.base import draws_of
 from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
 from fsrobust.data.batches import pixels
-from fsrobust.evaluate.adaptive import ADAPTIVE, find_attack, surrogates_of
+from fsrobust.evaluate.adaptive import ADAPTIVE, climbs_surrogates, find_attack, surrogates_of
 from fsrobust.evaluate.contents import accuracies, adversarial, as_bytes, gallery, verdicts
 from fsrobust.evaluate.curves import eps_curve
 from fsrobust.evaluate.diagnose import SIGNS, diagnose
-from fsrobust.evaluate.engine import PILOTS, AttackResult, Progress, predict_all, run_attack
+from fsrobust.evaluate.engine import AttackResult, Progress, predict_all, run_attack
 from fsrobust.evaluate.evidence import QUERIES
 from fsrobust.evaluate.kept import set_aside
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
-from fsrobust.evaluate.searching import Say, choose_precision, silent
+from fsrobust.evaluate.searching import PILOTS, Say, choose_precision, silent
 from fsrobust.evaluate.shards import Shard, read_parts, remove_parts, write_part
 from fsrobust.evaluate.store import (
     Study,
@@ -36,7 +36,7 @@ from fsrobust.evaluate.store import (
 )
 from fsrobust.evaluate.transfer import transfer_attack
 from fsrobust.records import locked, read_json, read_npz, write_json, write_npz
-from fsrobust.types import Images, InputError
+from fsrobust.types import Images, InputError, Labels
 
 
 def carry_out(  # noqa: PLR0913 - a study, and who is told
@@ -149,14 +149,17 @@ class _Work:
     @functools.cached_property
     def view(self) -> View | None:
         """What attacks query in place of the model: made, and tried on pilots, only if something has to run."""
-        pilots = slice(0, PILOTS)
-        x, y = pixels(self.data.images[pilots]), self.data.labels[pilots]
-        return choose_precision(self.model, x, y, self.study.precision).view
+        return choose_precision(self.model, *self.pilots, self.study.precision).view
 
     @functools.cached_property
     def surrogates(self) -> Mapping[str, Query]:
-        """What adaptive attacks climb, made once."""
-        return surrogates_of(self.model)
+        """What adaptive attacks climb in the model's place, likewise."""
+        return surrogates_of(self.model, *self.pilots, self.study.precision)
+
+    @property
+    def pilots(self) -> tuple[Images, Labels]:
+        """The samples that copies are tried on."""
+        return pixels(self.data.images[:PILOTS]), self.data.labels[:PILOTS]
 
     @functools.cached_property
     def natural(self) -> NDArray[np.int64]:
@@ -189,7 +192,7 @@ class _Work:
             x,
             data.labels,
             view=self.view,
-            surrogates=self.surrogates,
+            surrogates=self.surrogates if climbs_surrogates(attack) else None,
             **shared,  # type: ignore[arg-type]
         )
 
@@ -272,7 +275,6 @@ class _Work:
             ball=self.study.ball,
             seed=self.study.seed,
             batch=self.batch,
-            surrogates=self.surrogates,
             progress=self.progress,
         )
         self.study.write(key, "diagnosis", {"name": "signs", **found.summary()}, {})

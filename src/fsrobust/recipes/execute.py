@@ -14,8 +14,7 @@ from fsrobust.data import Source, draw, open_dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject
 from fsrobust.evaluate.adaptive import ADAPTIVE
-from fsrobust.evaluate.engine import PILOTS
-from fsrobust.evaluate.searching import choose_precision
+from fsrobust.evaluate.searching import PILOTS, choose_precision
 from fsrobust.evaluate.store import device_of
 from fsrobust.plugin import Guarded, config_of
 from fsrobust.recipes.networks import check_answers, find_network
