@@ -160,6 +160,18 @@ def test_rank_0_writes_and_speaks_alone(job: Job) -> None:
 
 
 @pytest.mark.slow
+def test_a_time_limit_stops_all_processes(job: Job, tmp_path: Path) -> None:
+    """Whosever clock runs out first, both stop at one step, exit 0, and say once how to go on; to the same weights."""
+    command = ["fsrobust", *RECIPE, "--out", str(tmp_path / "run")]
+    stopped = torchrun(*command, "--time-limit", "1s")
+    assert stopped.returncode == 0, stopped.stderr
+    assert stopped.stdout.count("Stopped: ") == 1, stopped.stdout
+    resumed = torchrun(*command, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert fingerprint(load(tmp_path / "run")) == fingerprint(load(job.run))
+
+
+@pytest.mark.slow
 def test_a_killed_process_ends_the_job_and_it_goes_on(job: Job, tmp_path: Path) -> None:
     """SIGKILL to one: the other says so in a sentence and fails; resumed, weights and metrics are as if undisturbed."""
     command = [*RECIPE, "--out", str(tmp_path / "run")]

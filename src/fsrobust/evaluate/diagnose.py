@@ -195,8 +195,8 @@ def diagnose(  # noqa: PLR0913 - the public entry, as evaluate
 ) -> Diagnosis:
     """Look for every sign that this model's robust accuracy is owed to attacks that fail.
 
-    ``x`` float [B, C, H, W] in [0, 1], ``y`` int64 [B]; some 2,500 forward passes a sample that withstands them. A model with the plug-in
-    offers ``surrogates`` of itself; for others, networks of one's own may be given, by name.
+    ``x`` float [B, C, H, W] in [0, 1], ``y`` int64 [B]; some 2,500 forward passes a sample that withstands them. A
+    model with the plug-in offers ``surrogates`` of itself; for others, networks of one's own may be given, by name.
 
     Raises:
         InputError: what ``perturb`` refuses; no sample is classified right.
