@@ -1,18 +1,23 @@
 """What an evaluation is said to cost: queries against the records', time against a real evaluation."""
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from fsrobust.attacks import L2, Linf, make_attack
+from fsrobust.attacks import L2, Cascade, Linf, make_attack
+from fsrobust.attacks.base import draws_of
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject, carry_out, estimate, read_records
+from fsrobust.evaluate.adaptive import Surrogates, find_attack
 from fsrobust.evaluate.curves import radii
-from fsrobust.evaluate.estimate import count_queries, estimate_evaluation
+from fsrobust.evaluate.estimate import count_queries, estimate_evaluation, expected_share
 from fsrobust.evaluate.study import carry_out_diagnosis
+from fsrobust.plugin import Guarded, surrogates
 from fsrobust.recipes.inspect import cost_of_study
 from fsrobust.train import estimate as calibrating
 from fsrobust.types import InputError
@@ -20,12 +25,15 @@ from tests.helpers import fingerprint
 from tests.runs import at, digits, learnt, net, short
 
 BALL = Linf(0.1)
+pricing: Any = sys.modules["fsrobust.evaluate.estimate"]
+"""The module: the package's attribute of that name is the function."""
 
 
 @pytest.fixture
 def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrate with as few looks as there may be."""
-    monkeypatch.setattr(calibrating, "ENOUGH", 0.0)
+    for module in (calibrating, pricing):
+        monkeypatch.setattr(module, "ENOUGH", 1e-9)
 
 
 @pytest.mark.slow
@@ -89,6 +97,53 @@ def test_one_name_for_both_kinds_of_work() -> None:
             estimate(net(), data, **wrong)  # type: ignore[arg-type]
     with pytest.raises(InputError, match='did you mean "fgsm"'):
         estimate(net(), data, ball=BALL, attacks=["fgms"])
+
+
+@pytest.mark.usefixtures("briefly")
+def test_a_long_attack_costs_its_starts_and_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were every search 3 s and 2 s for each pass, a sample that stands would cost just that, stage by stage.
+
+    Through surrogates as well, and twenty times over for a random network; the diagnosis asks whom it asks.
+    """
+    monkeypatch.setattr(
+        pricing._Trials,
+        "_seconds",
+        lambda _self, short, _count, _surrogate, draws: draws * (3 + 2 * short.cost),
+    )
+    x, y = pixels(digits(20, "test").images), digits(20, "test").labels
+    model = net(width=4, fsr="paper").eval()
+    names = ["autoattack", "adaptive", "autoattack-rand", "nattack"]
+    price = pricing._price(model, x, y, BALL, "fp32")
+    found = estimate_evaluation(model, x, y, ball=BALL, attacks=names, diagnosis=True)
+    assert list(found.parts) == ["natural", *names, "diagnosis"]
+    for name in names:
+        attack = find_attack(name, BALL, model)
+        stages = [stage.attack for stage in attack.stages] if isinstance(attack, Cascade) else [attack]
+        each = draws_of(attack) * sum(3 + 2 * stage.cost for stage in stages)
+        share = expected_share(attack, price.standing)
+        assert found.parts[name] == pytest.approx(20 * share * each), name
+    # Auto-PGD with two losses, 400 steps, 1,000 queries, and two losses through each of six surrogates
+    long = 2 * 403 + 1603 + 2003 + 12 * 403
+    assert found.parts["diagnosis"] == pytest.approx(20 * price.standing * long, rel=0.05, abs=1)
+
+
+@pytest.mark.usefixtures("briefly")
+def test_nobody_makes_surrogates_that_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The price of an attack on the model itself needs none of them; of the adaptive one, all."""
+    made, plain = set[str](), Surrogates.__getitem__
+
+    def get(self: Surrogates, name: str) -> object:
+        made.add(name)
+        return plain(self, name)
+
+    monkeypatch.setattr(Surrogates, "__getitem__", get)
+    x, y = pixels(digits(4, "test").images), digits(4, "test").labels
+    model = net(width=4, fsr="paper").eval()
+    assert isinstance(model, Guarded)
+    estimate_evaluation(model, x, y, ball=BALL, attacks=["fgsm", "apgd-ce"])
+    assert made <= {"joint"}  # these tests check types: whoever is given a mapping looks at its first entry
+    estimate_evaluation(model, x, y, ball=BALL, attacks=["adaptive"])
+    assert made == set(surrogates(model))
 
 
 def _ratio(folder: Path, attacks: Sequence[str], n: int) -> float:

@@ -97,9 +97,9 @@ class FrozenView:
             self.notes.append(f"attacks query the network itself: it cannot be copied ({first_line(error)})")
             return self.model
         if self.dtype != torch.float32:
-            head = _head(copied, example)
+            heads = _heads(copied, example)
             for module in copied.modules():
-                if module is head:
+                if module in heads:
                     module.__class__ = _WideLinear  # names stay, so weights are refreshed as before
                 elif isinstance(module, _MULTIPLYING):
                     module.to(self.dtype)
@@ -142,22 +142,11 @@ class _WideLinear(nn.Linear):
             return nn.functional.linear(x.float(), self.weight, self.bias)
 
 
-def _head(model: nn.Module, example: Images) -> nn.Module | None:
-    """Return the plain linear layer whose output is the logits themselves, None if there is none."""
-    made: list[tuple[nn.Module, Tensor]] = []
-
-    def note(module: nn.Module, _inputs: object, output: Tensor) -> None:
-        made.append((module, output))
-
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
-    handles = [layer.register_forward_hook(note) for layer in layers]
-    try:
-        with torch.no_grad():
-            logits = model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return next((module for module, output in made if output is logits), None)
+def _heads(model: nn.Module, example: Images) -> list[nn.Module]:
+    """Return the plain linear layers that give as many numbers as there are logits: the last one, or heads of a sum."""
+    with torch.no_grad():
+        classes = model(example).shape[1]
+    return [layer for layer in model.modules() if type(layer) is nn.Linear and layer.out_features == classes]
 
 
 def _frozen_copy(model: nn.Module) -> nn.Module:

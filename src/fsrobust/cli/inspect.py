@@ -77,7 +77,7 @@ def estimate(
     attacks: Annotated[
         str | None,
         typer.Option(
-            help="Of a target, as evaluate takes them: by default what it does by default, diagnose too."
+            help="Of a target, as for evaluate; if left out, all that evaluate does, the diagnosis included."
         ),
     ] = None,
     data: DataName = None,
@@ -95,7 +95,7 @@ def estimate(
 ) -> None:
     """Predict time and memory of training a recipe or evaluating a target, from seconds of it on this machine.
 
-    All but --set, --data, --data-root and --device is of a target alone.
+    A recipe heeds --set, --data, --data-root and --device, a target all but --set.
     """
     from fsrobust.config import override
     from fsrobust.data import load_dataset
@@ -115,7 +115,9 @@ def estimate(
             precision=precision,  # type: ignore[arg-type]  # checked there
             device=place,
         )
-        names, _ = execute.attacks_for(study.subject.model, attacks)
+        names, left_out = execute.attacks_for(study.subject.model, attacks)
+        for sentence in left_out:
+            typer.echo(sentence, err=True)
         found = inspect.cost_of_study(
             study, names, curve_samples=curve_samples, diagnosis=attacks is None, batch=batch
         )

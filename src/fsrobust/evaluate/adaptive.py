@@ -7,10 +7,11 @@ from torch import nn
 
 from fsrobust.attacks import APGD, Attack, Ball, Cascade, Stage, make_attack
 from fsrobust.attacks.cascade import TARGETS
+from fsrobust.attacks.compiled import is_out_of_memory
 from fsrobust.attacks.probe import Query
 from fsrobust.evaluate.searching import PILOTS, choose_precision
 from fsrobust.plugin import Guarded
-from fsrobust.plugin.surrogates import surrogates
+from fsrobust.plugin.surrogates import Noisy, surrogates
 from fsrobust.types import Images, InputError, Labels
 
 ADAPTIVE: Final = "adaptive"
@@ -18,27 +19,58 @@ ADAPTIVE: Final = "adaptive"
 RESTARTS: Final = 5
 
 
-def surrogates_of(
-    model: nn.Module, x: Images, y: Labels, precision: Literal["auto", "fp32", "bf16"] = "fp32"
-) -> Mapping[str, Query]:
-    """Return what a model offers an adaptive attacker to climb, by name; nothing if it has no plug-in.
+class Surrogates(Mapping[str, Query]):
+    """What a model offers an adaptive attacker to climb, by name; nothing if it has no plug-in.
 
-    Each is a folded copy in ``precision`` where, on the first of these images, that proves to be the same network.
+    Each is a folded copy where, on the first of these images, that proves to be the same network, in bf16 where
+    ``precision`` allows it and the surrogate bears it; else the surrogate itself. A copy has weights of its own: only
+    the one asked for last is kept.
     """
-    few = x[:PILOTS], y[:PILOTS]
-    return {
-        name: choose_precision(network, *few, precision).view or network
-        for name, network in _networks(model).items()
-    }
+
+    def __init__(
+        self, model: nn.Module, x: Images, y: Labels, precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    ) -> None:
+        self._networks = _networks(model)
+        # what was decided for the model says nothing about its surrogates
+        self._precision: Literal["auto", "fp32"] = "fp32" if precision == "fp32" else "auto"
+        self._x, self._y = x[:PILOTS], y[:PILOTS]
+        self._latest: tuple[str, Query] | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self._networks)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._networks)
+
+    def __getitem__(self, name: str) -> Query:
+        """Return what to climb, made now unless it was asked for just before."""
+        if self._latest is None or self._latest[0] != name:
+            network, self._latest = self._networks[name], None
+            self._latest = name, self._view(network) or network
+        return self._latest[1]
+
+    def _view(self, network: nn.Module) -> Query | None:
+        """Return the copy, None where there is none that could be trusted."""
+        count = len(self._x)
+        while count:
+            x, y = self._x[:count], self._y[:count]
+            try:
+                if isinstance(network, Noisy):
+                    network.settle(x)
+                return choose_precision(network, x, y, self._precision).view
+            except (
+                Exception
+            ) as error:  # whatever a foreign network does in a copy: it can be climbed as it is
+                if not is_out_of_memory(error):
+                    return None
+                count //= 2
+        return None
 
 
 def _networks(model: nn.Module) -> Mapping[str, nn.Module]:
     return surrogates(model) if isinstance(model, Guarded) else {}
-
-
-def climbs_surrogates(attack: Attack) -> bool:
-    """Return whether an attack has to be given surrogates."""
-    return isinstance(attack, Cascade) and any(stage.surrogate for stage in attack.stages)
 
 
 def adaptive(ball: Ball, names: Iterable[str]) -> Cascade:

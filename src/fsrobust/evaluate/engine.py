@@ -16,7 +16,7 @@ from fsrobust.attacks.base import check_samples, drawing, draws_of
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
-from fsrobust.evaluate.adaptive import climbs_surrogates, find_attack, surrogates_of
+from fsrobust.evaluate.adaptive import Surrogates, find_attack
 from fsrobust.evaluate.cascade import STANDING, Journal, Standing, Task, run_cascade
 from fsrobust.evaluate.journal import Batches
 from fsrobust.evaluate.outcome import Bits, Outcome
@@ -86,11 +86,10 @@ def evaluate(  # noqa: PLR0913 - the public entry: model, data, attacks, and wha
     if len(x):
         check_samples(model, x, y, ids)
     chosen = {name: find_attack(name, ball, model) for name in attacks}
-    adapts = any(climbs_surrogates(attack) for attack in chosen.values())
-    surrogates = surrogates_of(model, x, y, precision) if adapts else {}
     draws = max((draws_of(attack) for attack in chosen.values()), default=1)
     natural = predict_all(model, x, batch=batch, draws=draws, seed=seed) == y.cpu().numpy()
     searching = choose_precision(model, x[:PILOTS], y[:PILOTS], precision)
+    surrogates = Surrogates(model, x, y, precision)
     found = {
         name: run_attack(
             attack,

@@ -14,7 +14,7 @@ from fsrobust.attacks.probe import Query, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.data import Dataset
 from fsrobust.data.batches import pixels
-from fsrobust.evaluate.adaptive import find_attack, surrogates_of
+from fsrobust.evaluate.adaptive import Surrogates, find_attack
 from fsrobust.evaluate.curves import eps_attack, radii
 from fsrobust.evaluate.engine import evaluate, predict_all
 from fsrobust.evaluate.evidence import searches
@@ -141,6 +141,9 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
         each = curve.of(count_queries(eps_attack(ball), x[:1], classes=price.classes))
         parts["curve"] = few * (len(radii(ball)) - 1) * each
     if diagnosis:
+        if precision != "fp32":  # signs are looked for in float32 always
+            price = _price(model, x[:size], y[:size], ball, "fp32")
+            trials = _Trials(model, x[:size], y[:size], price, size, "fp32")
         asked = searches(ball, x[:1], tuple(trials.surrogates))
         asked.pop("restarts", None)  # of those that a surrogate alone has fooled: next to nobody
         parts["diagnosis"] = n * sum(price.share_of(name) * seconds(attack) for name, attack in asked.items())
@@ -228,29 +231,34 @@ class _Trials:
     price: _Price
     batch: int
     precision: Precision
-    _paces: dict[tuple[Attack, str | None, int], float] = field(default_factory=dict)
+    _timed: dict[tuple[Attack, int, str | None, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # where nobody stands hardly anything is paid
         rows = self.price.stands if bool(self.price.stands.any()) else torch.ones_like(self.price.stands)
         self.x, self.y = self.x[rows], self.y[rows]
-        self.surrogates: Mapping[str, Query] = surrogates_of(self.model, self.x, self.y, self.precision)
+        self.surrogates: Mapping[str, Query] = Surrogates(self.model, self.x, self.y, self.precision)
 
     def seconds(self, attack: Attack) -> float:
         """Return the seconds that a sample takes which withstands an attack."""
         draws = draws_of(attack)
         return sum(
-            one.cost * self._pace(one, surrogate, draws)
-            for one, surrogate in _stages(attack, self.price.classes)
+            self._whole(one, surrogate, draws) for one, surrogate in _stages(attack, self.price.classes)
         )
 
-    def _pace(self, attack: Attack, surrogate: str | None, draws: int) -> float:
-        """Return the seconds per sample of what costs 1; attacks that differ in length or target go at one."""
-        short = _shortened(attack)
-        key = (short, surrogate, draws)
-        if key not in self._paces:
-            # as many at once as the attack itself takes
-            count = min(len(self.x), batch_for(attack, self.batch, self.x.device, draws=draws))
+    def _whole(self, attack: Attack, surrogate: str | None, draws: int) -> float:
+        """Return the seconds per sample of one stage: what every start costs, and so much for each further step."""
+        # as many at once as the attack itself takes
+        count = min(len(self.x), batch_for(attack, self.batch, self.x.device, draws=draws))
+        one, few = (_shortened(attack, few=few) for few in (False, True))
+        first, later = (self._seconds(short, count, surrogate, draws) for short in (one, few))
+        slope = max(0.0, later - first) / max(1, few.cost - one.cost)
+        return first + slope * (attack.cost - one.cost)
+
+    def _seconds(self, short: Attack, count: int, surrogate: str | None, draws: int) -> float:
+        """Return the seconds per sample of a shortened attack, timed once."""
+        key = (short, count, surrogate, draws)
+        if key not in self._timed:
             x, y, ids = self.x[:count], self.y[:count], torch.arange(count, device=self.x.device)
             asked = self.surrogates[surrogate] if surrogate else None
 
@@ -260,8 +268,8 @@ class _Trials:
                 )
 
             work()
-            self._paces[key] = mean_seconds(work, x.device, share=0.1, looks=1) / count / short.cost
-        return self._paces[key]
+            self._timed[key] = mean_seconds(work, x.device, share=0.1, looks=1) / count
+        return self._timed[key]
 
 
 def _stages(attack: Attack, classes: int) -> Iterator[tuple[Attack, str | None]]:
@@ -272,17 +280,19 @@ def _stages(attack: Attack, classes: int) -> Iterator[tuple[Attack, str | None]]
         yield stage.attack, stage.surrogate
 
 
-def _shortened(attack: Attack) -> Attack:
-    """Return the first few steps of an attack; every target and restart begins alike."""
+def _shortened(attack: Attack, *, few: bool) -> Attack:
+    """Return the first step of an attack, or the first ``few``; every target and restart begins alike."""
     match attack:
         case APGD():
-            return replace(attack, steps=10, restart=0, target=attack.target and 1)
+            steps = min(attack.steps, 11 if few else 1)
+            return replace(attack, steps=steps, restart=0, target=attack.target and 1)
         case FAB():
-            return replace(attack, steps=5, restart=0, target=attack.target and 1)
+            steps = min(attack.steps, 6 if few else 1)
+            return replace(attack, steps=steps, restart=0, target=attack.target and 1)
         case Square():
-            return replace(attack, queries=50, restart=0)
+            return replace(attack, queries=min(attack.queries, 51 if few else 1), restart=0)
         case NAttack():
-            return replace(attack, steps=1)
+            return replace(attack, steps=min(attack.steps, 2 if few else 1))
         case _:
             return attack
 

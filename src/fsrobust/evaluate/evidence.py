@@ -13,7 +13,7 @@ from fsrobust.attacks import APGD, PGD, Attack, Ball, Cascade, Square, Stage, ma
 from fsrobust.attacks.losses import cross_entropy
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
-from fsrobust.evaluate.adaptive import surrogates_of
+from fsrobust.evaluate.adaptive import Surrogates
 from fsrobust.evaluate.curves import eps_attack
 from fsrobust.evaluate.engine import Progress, predict_all, run_attack
 from fsrobust.evaluate.outcome import Bits
@@ -59,16 +59,16 @@ class Evidence:
         """Return the evidence on what ``model`` classifies right; without ``surrogates`` it is asked for its own."""
         batch = batch or choose_batch(model, x)
         right = torch.from_numpy(predict_all(model, x, batch=batch)).to(y.device) == y
-        x, y, ids = x[right], y[right], ids[right]
+        with torch.inference_mode(mode=False):  # what is indexed outside can enter autograd
+            x, y, ids = x[right].clone(), y[right].clone(), ids[right].clone()
         view = None
         if len(x):
-            if surrogates is None:
-                surrogates = surrogates_of(model, x, y)
             try:
                 view = choose_precision(model, x[:PILOTS], y[:PILOTS], "fp32").view
             except Exception:  # a model without gradients: the signs will say so
                 view = None
-        return cls(model, x, y, ids, ball, seed, batch, view, surrogates or {}, progress)
+        given = Surrogates(model, x, y) if surrogates is None else surrogates
+        return cls(model, x, y, ids, ball, seed, batch, view, given, progress)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -131,7 +131,7 @@ class Evidence:
     def _fallen(self, name: str, *, among: Bits | None = None) -> Bits:
         """Return which samples one of the searches fools: ``among`` some, where the others' fate tells nothing.
 
-        Noise belongs to a sample, so whoever else is attacked changes no verdict.
+        Noise belongs to a sample, so whoever else is attacked changes no verdict, unless the model looks at the batch.
         """
         fallen: Bits = np.zeros(len(self), bool)
         asked = np.ones(len(self), bool) if among is None else among
@@ -203,8 +203,10 @@ class Evidence:
 
 def searches(ball: Ball, x: Images, surrogates: Sequence[str] = ()) -> dict[str, Attack]:
     """Return the attacks that evidence rests on, by name: the last two where there are ``surrogates``."""
-    twice = make_ball(ball.norm, min(2 * ball.eps, 1.0 if ball.norm == "linf" else 1000.0))
-    everywhere = make_ball(ball.norm, 1.0 if ball.norm == "linf" else float(np.sqrt(x[0].numel())))
+    largest = 1.0 if ball.norm == "linf" else 1000.0  # that there are
+    reach = 1.0 if ball.norm == "linf" else float(np.sqrt(x[0].numel()))
+    twice = make_ball(ball.norm, min(2 * ball.eps, largest))
+    everywhere = make_ball(ball.norm, min(reach, largest))
     found: dict[str, Attack] = {
         "one step": PGD(ball, steps=1, step_size=ball.eps),
         "20 steps": PGD(ball, steps=20, step_size=ball.eps / 10),

@@ -15,7 +15,7 @@ from fsrobust.attacks.base import draws_of
 from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
 from fsrobust.data.batches import pixels
-from fsrobust.evaluate.adaptive import ADAPTIVE, climbs_surrogates, find_attack, surrogates_of
+from fsrobust.evaluate.adaptive import ADAPTIVE, Surrogates, find_attack
 from fsrobust.evaluate.contents import accuracies, adversarial, as_bytes, gallery, verdicts
 from fsrobust.evaluate.curves import eps_curve
 from fsrobust.evaluate.diagnose import SIGNS, diagnose
@@ -154,7 +154,7 @@ class _Work:
     @functools.cached_property
     def surrogates(self) -> Mapping[str, Query]:
         """What adaptive attacks climb in the model's place, likewise."""
-        return surrogates_of(self.model, *self.pilots, self.study.precision)
+        return Surrogates(self.model, *self.pilots, self.study.precision)
 
     @property
     def pilots(self) -> tuple[Images, Labels]:
@@ -192,7 +192,7 @@ class _Work:
             x,
             data.labels,
             view=self.view,
-            surrogates=self.surrogates if climbs_surrogates(attack) else None,
+            surrogates=self.surrogates,
             **shared,  # type: ignore[arg-type]
         )
 

@@ -134,8 +134,8 @@ class Noisy(nn.Module):
 
     The draws are functions of (seed, insertion point, draw, unit), the same for every sample and query: one fixed
     function of the image, whatever the batch. What comes before the first noise is computed once for all draws, if a
-    trial shows that the network bears it (a connection around the plug-in does not): after the last stage the draws
-    are next to free, else a pass costs as much as ``draws`` of the model's.
+    trial on the first images (``settle``) shows that the network bears it; a connection around the plug-in does not,
+    and then a pass costs as much as ``draws`` of the model's.
     """
 
     def __init__(self, model: Guarded, draws: int, seed: int) -> None:
@@ -150,10 +150,14 @@ class Noisy(nn.Module):
 
     def forward(self, x: Images) -> Logits:
         """Return the mean logits."""
+        return self._mean(x, late=self.settle(x))
+
+    def settle(self, x: Images) -> bool:
+        """Return whether draws branch late, decided on the first images that come; a copy keeps to it."""
         if self.late is None:
             with torch.no_grad():
                 self.late = self._bears(torch.cat([x[:1], x[:1].flip(3)]))
-        return self._mean(x, late=self.late)
+        return self.late
 
     def _mean(self, x: Images, *, late: bool) -> Logits:
         logits: Tensor
@@ -169,6 +173,8 @@ class Noisy(nn.Module):
         expected = self._mean(pair, late=False)
         try:
             found = self._mean(pair, late=True)
+        except torch.OutOfMemoryError:
+            raise
         except Exception:  # maps of one sample and of several draws met, or code that counts its batch
             return False
         return found.shape == expected.shape and torch.allclose(
@@ -177,7 +183,7 @@ class Noisy(nn.Module):
 
 
 class _Branch:
-    """Repeats the first map that a batch of so many images brings to a noisy plug-in, once for each draw."""
+    """Repeats a map that a batch of so many images brings to a noisy plug-in, once for each draw."""
 
     def __init__(self, draws: int) -> None:
         self.draws = draws
@@ -185,7 +191,7 @@ class _Branch:
 
     @contextmanager
     def at(self, count: int) -> Iterator[None]:
-        """Repeat maps of ``count`` samples; those that were repeated before are longer."""
+        """Repeat maps of ``count`` samples; behind the first plug-in they are longer, unless there is one draw."""
         self.count = count
         try:
             yield
