@@ -1,5 +1,6 @@
 """The commands compare, doctor and estimate as a user meets them."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from torch import nn
 
 from fsrobust.attacks import Linf
@@ -98,6 +100,36 @@ def test_estimate_prints_seconds_and_memory(
     assert found["peak_memory_bytes"] > 2**20  # type: ignore[operator]
 
 
+def test_estimate_of_ones_own_network_and_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fine-tuning is priced as it would be trained: with --init, --attach and --image-size; doctor resizes, too."""
+    monkeypatch.setattr(estimating, "ENOUGH", 0.0)
+    data = ["--data", f"folder:{photos(tmp_path)}", "--image-size", "8"]
+    own = ["estimate", "finetune-at-fsr", "--init", "tests.test_inspect:coloured", "--attach", "0"]
+    settings = ["--set", "train.epochs=1", "--set", "train.batch=4", "--set", "objective.steps=1"]
+    assert run([*own, *data, *settings, "--json"]) == 0
+    assert _object(capsys)["epochs"] == 1
+    assert run(["doctor", "tests.test_inspect:coloured", *data, "--json"]) in (0, 1)
+    assert _object(capsys)["signs"]
+
+
+def photos(folder: Path) -> Path:
+    """Write a folder of small images of two sizes, two classes."""
+    for split, name, number in itertools.product(("train", "test"), ("a", "b"), range(8)):
+        (folder / split / name).mkdir(parents=True, exist_ok=True)
+        size = (10 + number % 2, 12)
+        Image.new("RGB", size, (number * 20, 80, 200)).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def coloured() -> nn.Module:
+    """A factory of an untrained network for small photos of two classes."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    )
+
+
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "estimate recipe": (lambda _: ["estimate", "digits-ta"], 'did you mean "digits-at"'),
     "estimate setting": (lambda _: ["estimate", "digits-at", "--set", "train.epoch=3"], "train.epochs"),
@@ -105,6 +137,14 @@ BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "estimate attack": (
         lambda _: ["estimate", "tests.test_inspect:healthy", "--data", "digits", "--attacks", "fgms"],
         'did you mean "fgsm"',
+    ),
+    "estimate option of a target": (
+        lambda _: ["estimate", "digits-at", "--limit", "9"],
+        "--limit says nothing",
+    ),
+    "estimate option of a recipe": (
+        lambda _: ["estimate", "tests.test_inspect:healthy", "--data", "digits", "--set", "train.epochs=3"],
+        "--set says nothing",
     ),
     "doctor no target": (lambda _: ["doctor", "nowhere"], "nowhere"),
     "doctor no data": (lambda _: ["doctor", "tests.test_inspect:healthy"], "--data"),

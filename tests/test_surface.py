@@ -2,13 +2,20 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import fsrobust
+from fsrobust.cli import run
 from fsrobust.records import package_version
+from fsrobust.train import fit
+from tests.helpers import fingerprint
+from tests.runs import at, digits, net, short
 
 PUBLIC = {
-    "ATTACKS", "AT", "DATASETS", "Dataset", "FSRWeights", "InputError", "L2", "Linf", "MART", "MODELS",
+    "ATTACKS", "AT", "AWP", "DATASETS", "Dataset", "FSRWeights", "FastAT", "InputError", "L2", "Linf", "MART", "MODELS",
     "Diagnosis", "Natural", "Outcome", "TRADES", "TrainConfig", "attach", "compare", "create_model", "diagnose",
     "doctor", "estimate", "evaluate", "fit", "load", "load_authors", "load_dataset", "perturb", "report",
 }  # fmt: skip
@@ -41,6 +48,21 @@ def test_the_public_names_are_these() -> None:
     }
     assert public - {"package_version"} == PUBLIC
     assert fsrobust.__version__ == package_version()
+
+
+def test_paths_may_be_strings(tmp_path: Path) -> None:
+    """As everywhere in Python; and the version is one option away."""
+    model, data = net(width=4), digits(40)
+    fit(model, data, objective=at(), train=short(epochs=1), out=str(tmp_path / "run"))
+    assert fingerprint(fsrobust.load(str(tmp_path / "run"))) == fingerprint(model)
+    with pytest.raises(fsrobust.InputError, match="nowhere"):
+        fsrobust.load_dataset("cifar10", "test", root=str(tmp_path / "nowhere"))
+
+
+def test_the_version_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the command itself."""
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == fsrobust.__version__
 
 
 def importing(*packages: str) -> "subprocess.CompletedProcess[str]":

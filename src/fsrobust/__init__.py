@@ -24,8 +24,10 @@ from fsrobust.plugin import load_authors as load_authors
 from fsrobust.records import package_version
 from fsrobust.report import report as report
 from fsrobust.train import AT as AT
+from fsrobust.train import AWP as AWP
 from fsrobust.train import MART as MART
 from fsrobust.train import TRADES as TRADES
+from fsrobust.train import FastAT as FastAT
 from fsrobust.train import FSRWeights as FSRWeights
 from fsrobust.train import Natural as Natural
 from fsrobust.train import TrainConfig as TrainConfig

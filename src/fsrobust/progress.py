@@ -101,7 +101,7 @@ class TensorBoardReporter:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError(
-                'Expected TensorBoard for --tensorboard; pip install "fsrobust[tensorboard]"'
+                'Expected TensorBoard for --tensorboard; pip install -e ".[tensorboard]"'
             ) from error
         self.inner = inner
         self._folder, self._make = folder, SummaryWriter

@@ -169,7 +169,7 @@ def test_radii_begin_at_zero_and_reach_everything(ball: Linf | L2) -> None:
 
 @pytest.mark.parametrize("eps", [8 / 255, 0.5, 1.0])
 def test_the_curves_attack_can_cross_its_ball(eps: float) -> None:
-    """100 steps reach well beyond the radius; far balls begin at random (METHOD 3, eps curve)."""
+    """100 steps reach well beyond the radius; far balls begin at random."""
     attack = eps_attack(Linf(eps))
     assert attack.steps == 100
     assert attack.steps * attack.step_size >= 2.5 * eps

@@ -154,7 +154,7 @@ def test_without_ray_one_is_told_how_to_get_it(
     """Exit 2, and nothing is begun."""
     monkeypatch.setitem(sys.modules, "ray", None)
     assert command(tmp_path, "--ray", "local") == 2
-    assert 'pip install "fsrobust[cluster]"' in capsys.readouterr().err
+    assert 'pip install -e ".[cluster]"' in capsys.readouterr().err
     assert {cell.state for cell in cells(tmp_path)} == {"new"}
 
 

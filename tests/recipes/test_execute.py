@@ -124,14 +124,17 @@ def test_a_refused_setting_leaves_no_run_behind(
 def test_there_is_nothing_to_adapt_to_in_a_network_without_the_plug_in(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Beside other attacks "adaptive" is left out, and that is said; alone it is refused."""
+    """Beside other attacks "adaptive" is left out, and that is said; alone it is refused.
+
+    That attacks for black boxes climb the model's own gradients is said as well, unless they are given others.
+    """
     target = ["evaluate", "somebodys:make", "--data", "digits", "--limit", "4", "--curve-samples", "0"]
     target += ["--eps", "0.01", "--out", str(tmp_path / "out")]
-    assert run([*target, "--attacks", "fgsm,adaptive"]) == 0
+    assert run([*target, "--attacks", "fgsm,di-fgsm,adaptive"]) == 0
     shown = capsys.readouterr()
-    assert "left out" in shown.out + shown.err
-    assert {record["name"] for record in read_records(tmp_path / "out") if record["kind"] == "attack"} == {
-        "fgsm"
-    }
+    assert '"adaptive" is left out' in shown.out + shown.err
+    assert "di-fgsm: with the model's own gradients" in " ".join((shown.out + shown.err).split())
+    attacked = {record["name"] for record in read_records(tmp_path / "out") if record["kind"] == "attack"}
+    assert attacked == {"fgsm", "di-fgsm"}
     assert run([*target, "--attacks", "adaptive"]) == 2
     assert "nothing to adapt to" in capsys.readouterr().err

@@ -41,7 +41,7 @@ def test_every_recipe_can_be_made(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10-resnet18-at", "cifar10-resnet18-at-fsr"])
 def test_the_papers_set_up(name: str) -> None:
-    """CIFAR-10 as METHOD 3 has it: epochs, batch, optimiser, schedule, attack, augmentation, evaluation."""
+    """CIFAR-10 as in the paper: epochs, batch, optimiser, schedule, attack, augmentation, evaluation."""
     run = recipe(name)
     train, model = run.train, run.model
     assert (run.data, train.epochs, train.batch) == ("cifar10", 100, 128)

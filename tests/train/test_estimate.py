@@ -12,6 +12,7 @@ from fsrobust.data import load_dataset
 from fsrobust.recipes import recipe
 from fsrobust.recipes.execute import train_run
 from fsrobust.recipes.inspect import cost_of_run
+from fsrobust.recipes.start import Start, initial_model
 from fsrobust.train import estimate as estimating
 from fsrobust.train.estimate import Estimate, estimate_training
 from fsrobust.types import InputError
@@ -73,13 +74,13 @@ def test_what_cannot_be_trained_has_no_cost() -> None:
         estimate_training(net(), digits(5), objective=at(), train=short())
     run = override(recipe("digits-at"), ["model.classes=7"])
     with pytest.raises(InputError, match="10 classes"):
-        cost_of_run(run, digits(50), torch.device("cpu"))
+        cost_of_run(Start(run, digits(50), initial_model(run)), torch.device("cpu"))
 
 
 def _ratio(run: Run, folder: Path) -> float:
     """Return predicted over real seconds, one right after the other."""
     data, device = load_dataset("digits", "train").select(range(700)), torch.device("cpu")
-    predicted = cost_of_run(run, data, device).seconds
+    predicted = cost_of_run(Start(run, data, initial_model(run)), device).seconds
     started = time.perf_counter()
     train_run(run, data, out=folder, device=device)
     return predicted / (time.perf_counter() - started)

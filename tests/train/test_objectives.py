@@ -82,7 +82,7 @@ def test_the_weights_reach_the_gradient() -> None:
 
 
 def test_the_training_attack_is_the_papers() -> None:
-    """PGD-10 on the cross-entropy, ε 8/255, α 2/255, uniform start, one run (METHOD 2, AT)."""
+    """PGD-10 on the cross-entropy, ε 8/255, α 2/255, uniform start, one run (Madry et al., 2018)."""
     attack = AT().attack
     assert attack.ball == Linf(8 / 255)
     assert (attack.steps, attack.step_size, attack.loss) == (10, 2 / 255, "ce")

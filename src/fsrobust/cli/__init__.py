@@ -14,10 +14,12 @@ from fsrobust.cli.data import data_app
 from fsrobust.cli.diagnose import diagnose
 from fsrobust.cli.evaluate import evaluate
 from fsrobust.cli.options import (
+    Attach,
     DataName,
     DataRoot,
     Device,
     ImageSize,
+    Init,
     Json,
     Seed,
     console,
@@ -26,6 +28,7 @@ from fsrobust.cli.options import (
     print_json,
 )
 from fsrobust.cli.reproduce import reproduce
+from fsrobust.records import package_version
 from fsrobust.train.distributed import environment_rank, refuse_several
 from fsrobust.types import InputError
 
@@ -37,7 +40,6 @@ _FIRST_WORD = 5.0
 
 app = typer.Typer(
     name="fsrobust",
-    help="Train robust image classifiers and prove how robust they are.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -50,6 +52,22 @@ app.command()(reproduce)
 app.command()(inspect.compare)
 app.command()(inspect.doctor)
 app.command()(inspect.estimate)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(package_version())
+        raise typer.Exit
+    return asked
+
+
+@app.callback(epilog="fsrobust --debug COMMAND shows where an error arose.")
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train robust image classifiers and prove how robust they are."""
 
 
 @app.command()
@@ -87,14 +105,8 @@ def train(
     out: Annotated[Path | None, out_folder("The run directory; runs/RECIPE-sSEED by default.")] = None,
     data: DataName = None,
     data_root: DataRoot = None,
-    init: Annotated[
-        str | None,
-        typer.Option(help="Start from trained weights: RUN, FILE or pkg.module:factory."),
-    ] = None,
-    attach: Annotated[
-        list[str] | None,
-        typer.Option(help="Layer of the network for the plug-in; repeat it, or a,b."),
-    ] = None,
+    init: Init = None,
+    attach: Attach = None,
     image_size: ImageSize = None,
     keep: Annotated[
         str, typer.Option(help="A folder's images: memory, disk, or auto, by their size.")

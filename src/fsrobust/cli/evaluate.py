@@ -86,7 +86,7 @@ def evaluate(
     names, left_out = execute.attacks_for(study.subject.model, attacks)
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         reporter.say(f"{study.announce()}: {', '.join(names)}")
-        for warning in (*left_out, *warnings_of(study)):
+        for warning in (*left_out, *execute.remarks(names, study), *warnings_of(study)):
             reporter.say(warning)
         work = Sharded(target, checkpoint, plan, tuple(names), batch, save_images)
         if not share_out(work, study, shards):

@@ -1,11 +1,13 @@
 """fsrobust compare, doctor, estimate: what is known before and after the work, without doing it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fsrobust.cli.options import (
+    Attach,
     Batch,
     Checkpoint,
     CurveSamples,
@@ -14,6 +16,7 @@ from fsrobust.cli.options import (
     Device,
     Eps,
     ImageSize,
+    Init,
     Json,
     Limit,
     Norm,
@@ -22,6 +25,7 @@ from fsrobust.cli.options import (
     Target,
     print_json,
 )
+from fsrobust.types import InputError
 
 if TYPE_CHECKING:
     from fsrobust.train.estimate import Estimate
@@ -45,6 +49,7 @@ def doctor(
     target: Target,
     data: DataName = None,
     data_root: DataRoot = None,
+    image_size: ImageSize = None,
     checkpoint: Checkpoint = "last",
     limit: Limit = 256,
     seed: Seed = 0,
@@ -59,6 +64,7 @@ def doctor(
         find_target(target, checkpoint=checkpoint),
         data=data,
         root=data_root,
+        image_size=image_size,
         limit=limit,
         seed=seed,
         device=pick_device(device),
@@ -82,6 +88,8 @@ def estimate(
     ] = None,
     data: DataName = None,
     data_root: DataRoot = None,
+    init: Init = None,
+    attach: Attach = None,
     image_size: ImageSize = None,
     eps: Eps = None,
     norm: Norm = None,
@@ -95,15 +103,25 @@ def estimate(
 ) -> None:
     """Predict time and memory of training a recipe or evaluating a target, from seconds of it on this machine.
 
-    A recipe heeds --set, --data, --data-root and --device, a target all but --set.
+    --set, --init and --attach are a recipe's; how to attack is a target's.
     """
     from fsrobust.config import override
-    from fsrobust.data import load_dataset
-    from fsrobust.recipes import execute, inspect, recipe
-    from fsrobust.recipes.start import adapt
+    from fsrobust.recipes import execute, inspect, recipe, start
 
-    place = execute.pick_device(device)
-    if inspect.is_target(what):
+    place, is_target = execute.pick_device(device), inspect.is_target(what)
+    of_a_recipe = {"--set": settings, "--init": init, "--attach": attach}
+    of_a_target = {
+        "--attacks": attacks,
+        "--eps": eps,
+        "--norm": norm,
+        "--batch": batch,
+        "--checkpoint": checkpoint != "last",
+        "--limit": limit != 1000,
+        "--curve-samples": curve_samples != 100,
+        "--precision": precision != "auto",
+    }
+    _refuse(of_a_recipe if is_target else of_a_target, of="a target" if is_target else "a recipe")
+    if is_target:
         study = execute.plan_study(
             execute.find_target(what, checkpoint=checkpoint),
             data=data,
@@ -122,10 +140,26 @@ def estimate(
             study, names, curve_samples=curve_samples, diagnosis=attacks is None, batch=batch
         )
     else:
-        run = override(recipe(what), settings or [])
-        samples = load_dataset(data or run.data, "train", root=data_root)
-        found = inspect.cost_of_run(adapt(run, samples) if data else run, samples, place)
+        start.refuse_clashes(settings or [], init=init, attach=attach or [], engine=None)
+        begun = start.prepare(
+            override(recipe(what), settings or []),
+            data=data,
+            root=data_root,
+            image_size=image_size,
+            keep="memory",
+            init=init,
+            attach=attach or [],
+            device=place,
+        )
+        found = inspect.cost_of_run(begun, place)
     print_json(found.summary()) if as_json else typer.echo(_lines(found))
+
+
+def _refuse(options: Mapping[str, object], *, of: str) -> None:
+    """Refuse options that say nothing about what is asked for, rather than pass them over."""
+    for name, given in options.items():
+        if given:
+            raise InputError(f"Expected options of {of}, but {name} says nothing about one; leave it out")
 
 
 def _lines(found: "Estimate") -> str:

@@ -19,6 +19,14 @@ DataName = Annotated[
     str | None,
     typer.Option("--data", help="A row of `data list`, npz:FILE or folder:PATH instead of the recipe's."),
 ]
+Init = Annotated[
+    str | None,
+    typer.Option(help="Start from trained weights: RUN, FILE or pkg.module:factory."),
+]
+Attach = Annotated[
+    list[str] | None,
+    typer.Option(help="Layer of the network for the plug-in; repeat it, or a,b."),
+]
 ImageSize = Annotated[
     int | None,
     typer.Option(help="Resize a folder's images to squares of so many pixels; a run keeps its own."),

@@ -1,6 +1,7 @@
 """Data sets: what one is, how to load one by name, and how to draw from one."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -120,7 +121,7 @@ class Dataset:
 
 
 def load_dataset(
-    name: str, split: Split, *, root: Path | None = None, image_size: int | None = None
+    name: str, split: Split, *, root: str | os.PathLike[str] | None = None, image_size: int | None = None
 ) -> Dataset:
     """Return one split of a data set: a name of `DATASETS`, ``npz:FILE``, ``folder:PATH``, ``synthetic:NAME``.
 
@@ -137,7 +138,7 @@ def load_dataset(
     """
     if split not in ("train", "test"):
         raise InputError(f'Expected split "train" or "test", but got "{split}"')
-    samples = _read(name, split, root, image_size)
+    samples = _read(name, split, Path(root) if root is not None else None, image_size)
     return Dataset(
         name=name,
         split=split,

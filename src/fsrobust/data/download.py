@@ -1,6 +1,7 @@
 """Where the files of a named data set lie, and how they come from the network."""
 
 import difflib
+import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -139,8 +140,6 @@ def _is_whole(spec: DatasetSpec, folder: Path) -> bool:
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
     """Let one process at a time download and unpack; the others wait and find the work done."""
-    import fcntl  # not on Windows, where the rest of this file is still of use
-
     with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system when the process ends, however
         yield

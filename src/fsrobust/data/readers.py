@@ -239,9 +239,10 @@ def decode_square(
     height, width, _ = pixels.shape
     first, size = like or (file, (height, width))
     if (height, width) != size or height != width:
+        other = "" if first == file else f"{first} is {size[1]}×{size[0]} and "
         raise InputError(
-            f"Expected square images of one size, but {first} is {size[1]}×{size[0]} and {file} is "
-            f"{width}×{height}; resize them with, say, --image-size 64"
+            f"Expected square images of one size, but {other}{file} is {width}×{height}; "
+            "resize them with, say, --image-size 64"
         )
     return pixels.transpose(2, 0, 1)
 

@@ -172,7 +172,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise InputError('Expected Ray for --ray; pip install "fsrobust[cluster]"') from error
+        raise InputError('Expected Ray for --ray; pip install -e ".[cluster]"') from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here = {"include_dashboard": False} if cluster.address == "local" else {}
     try:

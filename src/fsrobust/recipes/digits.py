@@ -34,7 +34,7 @@ def digits_at() -> Run:
 
 
 def digits_at_fsr() -> Run:
-    """AT with FSR after the last stage. Expect 99 % natural and about 85 % under PGD-20."""
+    """AT with FSR after the last stage. Expect 99 % natural and about 82 % under PGD-20, a little below AT."""
     base = digits_at()
     return replace(
         base,

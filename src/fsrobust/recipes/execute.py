@@ -1,6 +1,6 @@
 """Carry out what the command line asks for: train a run, find and evaluate a target."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fsrobust.attacks import ATTACKS, SUITES, Ball, make_ball
+from fsrobust.attacks import ATTACKS, SCORE_BASED, SUITES, Ball, make_ball
 from fsrobust.config import Run, parse_fraction
 from fsrobust.data import Source, draw, open_dataset
 from fsrobust.data.batches import pixels
@@ -206,14 +206,28 @@ def attacks_for(model: nn.Module, text: str | None) -> tuple[list[str], list[str
     Raises:
         InputError: an unknown name.
     """
-    adapts = isinstance(model, Guarded)
     if text is None:
+        adapts = isinstance(model, Guarded)
         return [*SUITES["whitebox"], "autoattack", *([ADAPTIVE] if adapts else [])], []
-    names = expand_attacks(text)
+    return applicable(expand_attacks(text), model)
+
+
+def applicable(names: Sequence[str], model: nn.Module) -> tuple[list[str], list[str]]:
+    """Return the attacks that there are for a model, and a sentence for what was left out while others remain."""
     left = [name for name in names if name != ADAPTIVE]
-    if adapts or len(left) in {0, len(names)}:
-        return names, []
+    if isinstance(model, Guarded) or len(left) in {0, len(names)}:
+        return list(names), []
     return left, ['"adaptive" is left out: the model has no plug-in, so there is nothing to adapt to']
+
+
+def remarks(names: Sequence[str], study: Study) -> list[str]:
+    """Return what somebody should know who asks for these attacks, a sentence each."""
+    own = [name for name in names if name in SUITES["blackbox"] and name not in SCORE_BASED]
+    if study.surrogate is not None or not own:
+        return []
+    return [
+        f"{', '.join(own)}: with the model's own gradients; of a black box, give another network as --surrogate"
+    ]
 
 
 def expand_attacks(text: str) -> list[str]:

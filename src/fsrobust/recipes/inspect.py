@@ -6,14 +6,12 @@ from pathlib import Path
 
 import torch
 
-from fsrobust.config import Run
-from fsrobust.data import Dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Checkup, Study, doctor
 from fsrobust.evaluate.estimate import estimate_evaluation
 from fsrobust.evaluate.store import device_of
 from fsrobust.recipes.execute import check_shapes
-from fsrobust.recipes.start import initial_model
+from fsrobust.recipes.start import Start
 from fsrobust.train.estimate import Estimate, estimate_training
 
 
@@ -37,15 +35,15 @@ def is_target(text: str) -> bool:
     return ":" in text or Path(text).exists()
 
 
-def cost_of_run(run: Run, data: Dataset, device: torch.device) -> Estimate:
-    """Return what training a run would cost.
+def cost_of_run(begun: Start, device: torch.device) -> Estimate:
+    """Return what training a run would cost, from what it starts with.
 
     Raises:
         InputError: data of other channels or classes than the model's.
     """
+    run, data = begun.run, begun.data.resident()
     check_shapes(run, data)
-    model = initial_model(run).to(device)
-    return estimate_training(model, data, objective=run.objective.make(), train=run.train)
+    return estimate_training(begun.model.to(device), data, objective=run.objective.make(), train=run.train)
 
 
 def cost_of_study(

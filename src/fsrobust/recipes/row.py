@@ -11,7 +11,7 @@ from fsrobust.config import Run
 from fsrobust.data import Dataset
 from fsrobust.evaluate import Outcome, carry_out
 from fsrobust.evaluate.engine import Progress
-from fsrobust.recipes.execute import find_target, plan_study, train_run
+from fsrobust.recipes.execute import applicable, find_target, plan_study, train_run
 from fsrobust.records import write_bytes
 from fsrobust.train import Reporter, load
 from fsrobust.train.packing import find_packed, pack
@@ -82,11 +82,15 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
                 precision="auto",
                 device=device,
             )
-            say(study.announce())
+            names, left_out = applicable(
+                [name for name, wanted in attacks.items() if wanted == limit], study.subject.model
+            )
+            for sentence in (study.announce(), *left_out):
+                say(sentence)
             title = checkpoint if place == 0 else f"{checkpoint}, {len(study.data)} samples"
             outcomes[title] = carry_out(
                 study,
-                [name for name, wanted in attacks.items() if wanted == limit],
+                names,
                 curve_samples=curve_samples if place == 0 else 0,
                 progress=progress,
                 say=say,

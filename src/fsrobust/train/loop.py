@@ -5,6 +5,7 @@ it seeds each step anew, as the undisturbed run did.
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -47,7 +48,7 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
     *,
     objective: Objective,
     train: TrainConfig | None = None,
-    out: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     config: Mapping[str, object] | None = None,
     resume: bool = False,
     time_limit: float | None = None,
@@ -66,17 +67,17 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
             together.
         TrainingError: the loss is not finite, or one-step training has collapsed.
     """
-    train = train or TrainConfig()
+    train, folder = train or TrainConfig(), Path(out) if out is not None else None
     device = next(model.parameters()).device
     refuse_pairs(settings_of(objective, train) | circumstances(device))
     with contextlib.ExitStack() as stack:
         team = stack.enter_context(team_on(device))
-        if out is not None and team.leads:
-            stack.enter_context(locked(out))
+        if folder is not None and team.leads:
+            stack.enter_context(locked(folder))
         stopwatch = stack.enter_context(Stopwatch(time_limit))
         stack.enter_context(forked(device))
         watched = reporter if reporter is not None and team.leads else Silent()
-        run = _Run(model, data, objective, train, out, watched, team)
+        run = _Run(model, data, objective, train, folder, watched, team)
         stack.callback(run.learner.step.host.freeze, frozen=False)
         run.open(config or {}, resume=resume)
         return run.go(stopwatch)
