@@ -18,7 +18,7 @@ test-all: .venv/dev
 
 .venv/base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Expected Python 3.11 or newer; set PYTHON=")'
-	@echo "Setting up .venv (once; torch is a download of some 200 MB) …"
+	@echo "Setting up .venv (once; torch is a download of 200 MB, with CUDA of gigabytes) …"
 	$(PYTHON) -m venv .venv
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) -e .
