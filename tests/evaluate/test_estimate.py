@@ -1,10 +1,8 @@
 """What an evaluation is said to cost: queries against the records', time against a real evaluation."""
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,9 +11,11 @@ from fsrobust.attacks import L2, Cascade, Linf, make_attack
 from fsrobust.attacks.base import draws_of
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject, carry_out, estimate, read_records
+from fsrobust.evaluate import price as pricing
 from fsrobust.evaluate.adaptive import Surrogates, find_attack
 from fsrobust.evaluate.curves import radii
-from fsrobust.evaluate.estimate import count_queries, estimate_evaluation, expected_share
+from fsrobust.evaluate.estimate import estimate_evaluation
+from fsrobust.evaluate.price import Trials, count_queries, expected_share, price_of
 from fsrobust.evaluate.study import carry_out_diagnosis
 from fsrobust.plugin import Guarded, surrogates
 from fsrobust.recipes.inspect import cost_of_study
@@ -25,8 +25,6 @@ from tests.helpers import fingerprint
 from tests.runs import at, digits, learnt, net, short
 
 BALL = Linf(0.1)
-pricing: Any = sys.modules["fsrobust.evaluate.estimate"]
-"""The module: the package's attribute of that name is the function."""
 
 
 @pytest.fixture
@@ -106,14 +104,14 @@ def test_a_long_attack_costs_its_starts_and_its_steps(monkeypatch: pytest.Monkey
     Through surrogates as well, and twenty times over for a random network; the diagnosis asks whom it asks.
     """
     monkeypatch.setattr(
-        pricing._Trials,
+        Trials,
         "_seconds",
         lambda _self, short, _count, _surrogate, draws: draws * (3 + 2 * short.cost),
     )
     x, y = pixels(digits(20, "test").images), digits(20, "test").labels
     model = net(width=4, fsr="paper").eval()
     names = ["autoattack", "adaptive", "autoattack-rand", "nattack"]
-    price = pricing._price(model, x, y, BALL, "fp32")
+    price = price_of(model, x, y, BALL, "fp32")
     found = estimate_evaluation(model, x, y, ball=BALL, attacks=names, diagnosis=True)
     assert list(found.parts) == ["natural", *names, "diagnosis"]
     for name in names:

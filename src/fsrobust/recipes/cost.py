@@ -16,7 +16,7 @@ from fsrobust.config import Run
 from fsrobust.data import DATASETS
 from fsrobust.evaluate import read_records
 from fsrobust.evaluate.curves import STEPS, radii
-from fsrobust.evaluate.estimate import expected_share
+from fsrobust.evaluate.price import expected_share
 from fsrobust.plugin import build
 from fsrobust.recipes.plan import Cell
 from fsrobust.recipes.start import initial_model
