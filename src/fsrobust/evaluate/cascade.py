@@ -1,5 +1,6 @@
 """Run a cascade over a data set, stage by stage on what is left; killed anywhere, it goes on to the same result."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
 from fsrobust.evaluate.journal import Pace, read_or_say
 from fsrobust.evaluate.outcome import Bits
-from fsrobust.evaluate.searching import Say, batch_for, in_batches, silent
+from fsrobust.evaluate.searching import Say, batch_for, in_batches, pass_bytes, silent
 from fsrobust.records import write_npz
 from fsrobust.seeding import derive
 from fsrobust.types import Ids, Images, InputError, Labels
@@ -40,6 +41,11 @@ class Task:
     surrogates: Mapping[str, Query] = field(default_factory=dict)
     say: Say = silent
     draws: int = 1
+
+    @functools.cached_property
+    def each(self) -> int:
+        """The bytes that a pass of one sample puts out."""
+        return pass_bytes(self.model, self.x[:1])
 
     def part(self, stage: Stage, rows: Tensor) -> Search:
         """Run a stage on some samples."""
@@ -218,9 +224,8 @@ def _run_stage(stage: Stage, task: Task, standing: Standing) -> Iterator[float]:
     def attack(part: slice) -> Search:
         return task.part(stage, torch.from_numpy(left[part]).to(task.x.device))
 
-    for part, found in in_batches(
-        attack, len(left), batch_for(stage.attack, task.batch, task.x.device, draws=task.draws)
-    ):
+    size = batch_for(stage.attack, task.batch, task.x.device, each=task.each, draws=task.draws)
+    for part, found in in_batches(attack, len(left), size):
         now = time.perf_counter()
         standing.note(left[part], found, now - started)
         started = now

@@ -27,6 +27,7 @@ from fsrobust.evaluate.searching import (
     choose_batch,
     choose_precision,
     in_batches,
+    pass_bytes,
     silent,
 )
 from fsrobust.types import Ids, Images, InputError, Labels
@@ -161,7 +162,7 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     def attack_part(part: slice) -> Search:
         return search(attack, model, x[part], y[part], ids=ids[part], seed=seed, view=view)
 
-    size = batch_for(attack, batch, x.device)
+    size = batch_for(attack, batch, x.device, each=pass_bytes(model, x[:1]))
     return attack_in_batches(
         attack_part, len(x), size, name=name, progress=progress, say=say, journal=journal
     )

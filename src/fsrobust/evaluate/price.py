@@ -14,7 +14,7 @@ from fsrobust.attacks.probe import Query, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.evaluate.adaptive import Surrogates
 from fsrobust.evaluate.engine import evaluate, predict_all
-from fsrobust.evaluate.searching import PILOTS, batch_for, choose_precision
+from fsrobust.evaluate.searching import PILOTS, batch_for, choose_precision, pass_bytes
 from fsrobust.train.estimate import ENOUGH, mean_seconds
 from fsrobust.types import Flags, Images, Labels
 
@@ -179,6 +179,7 @@ class Trials:
         # where nobody stands hardly anything is paid
         rows = self.price.stands if bool(self.price.stands.any()) else torch.ones_like(self.price.stands)
         self.x, self.y = self.x[rows], self.y[rows]
+        self.each = pass_bytes(self.model, self.x[:1])
         self.surrogates: Mapping[str, Query] = Surrogates(self.model, self.x, self.y, self.precision)
 
     def seconds(self, attack: Attack) -> float:
@@ -191,7 +192,8 @@ class Trials:
     def _whole(self, attack: Attack, surrogate: str | None, draws: int) -> float:
         """Return the seconds per sample of one stage: what every start costs, and so much for each further step."""
         # as many at once as the attack itself takes
-        count = min(len(self.x), batch_for(attack, self.batch, self.x.device, draws=draws))
+        count = batch_for(attack, self.batch, self.x.device, each=self.each, draws=draws)
+        count = min(len(self.x), count)
         one, few = (_shortened(attack, few=few) for few in (False, True))
         first, later = (self._seconds(short, count, surrogate, draws) for short in (one, few))
         slope = max(0.0, later - first) / max(1, few.cost - one.cost)

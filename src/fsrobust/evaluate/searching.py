@@ -31,8 +31,8 @@ _SAME: Final = 0.98
 """The same for a copy in float32, where folded batch norms turn the signs of small gradients alone."""
 _LARGEST: Final = {"cpu": 256, "cuda": 2048}
 """Samples at once beyond which throughput no longer grows: caches on a CPU, launches on a GPU."""
-_PASSES: Final[dict[str, int]] = {"cpu": 160_000, "cuda": 5_000_000}
-"""Passes of a batch, over all its samples, after which an attack should have something to put on record."""
+_WORK: Final[dict[str, float]] = {"cpu": 320e9, "cuda": 38e12}
+"""Bytes that layers put out, over all passes and samples of a batch, after which something should be on record."""
 _SHARE: Final = 0.5
 """Share of the free memory that an attack may plan with."""
 
@@ -115,23 +115,26 @@ def choose_batch(model: nn.Module, x: Images) -> int:
     The memory of one sample is that of everything its forward pass puts out, twice for the way back.
     """
     largest = _LARGEST.get(x.device.type, 256)
-    bytes_each = 2 * _activation_bytes(model, x[:1])
+    bytes_each = 2 * pass_bytes(model, x[:1])
     free = _SHARE * free_memory(x.device)
     while largest > 1 and largest * bytes_each > free:
         largest //= 2
     return largest
 
 
-def batch_for(attack: Attack, batch: int, device: torch.device, *, draws: int = 1) -> int:
+def batch_for(attack: Attack, batch: int, device: torch.device, *, each: int, draws: int = 1) -> int:
     """Return how many of at most ``batch`` samples such an attack takes at once: fewer where it is long.
 
-    Only what whole batches found is kept when an attack is killed.
+    Only what whole batches found is kept when an attack is killed. A pass costs by the bytes that layers put out for
+    ``each`` sample, some 8 MB in a ResNet-18 on 32 × 32 pixels.
 
     >>> from fsrobust.attacks import Linf, make_attack
-    >>> [batch_for(make_attack(name, Linf(0.1)), 256, torch.device("cpu")) for name in ("pgd100", "square", "nattack")]
-    [256, 32, 1]
+    >>> attacks = [make_attack(name, Linf(0.1)) for name in ("pgd100", "square", "nattack")]
+    >>> [batch_for(attack, 256, torch.device("cpu"), each=7_659_600) for attack in attacks]
+    [208, 8, 1]
     """
-    return max(1, min(batch, _PASSES.get(device.type, _PASSES["cpu"]) // max(1, draws * attack.cost)))
+    passes = _WORK.get(device.type, _WORK["cpu"]) / max(1, each)
+    return max(1, min(batch, int(passes / max(1, draws * attack.cost))))
 
 
 def in_batches(
@@ -162,7 +165,8 @@ def in_batches(
         start = part.stop
 
 
-def _activation_bytes(model: nn.Module, x: Images) -> int:
+def pass_bytes(model: nn.Module, x: Images) -> int:
+    """Return how many bytes the layers of a model put out in one forward pass of these images."""
     sizes: list[int] = []
 
     def count(_module: nn.Module, _inputs: object, output: object) -> None:

@@ -11,7 +11,7 @@ from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
 from fsrobust.evaluate.engine import AttackResult, Progress, attack_in_batches
-from fsrobust.evaluate.searching import Say, batch_for, choose_batch
+from fsrobust.evaluate.searching import Say, batch_for, choose_batch, pass_bytes
 from fsrobust.seeding import derive
 from fsrobust.types import Ids, Images, Labels
 
@@ -61,7 +61,8 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
             forwards=found.forwards + draws * len(fooled),
         )
 
-    size = batch_for(attack, batch or min(choose_batch(surrogate, x), choose_batch(model, x)), x.device)
+    size = batch or min(choose_batch(surrogate, x), choose_batch(model, x))
+    size = batch_for(attack, size, x.device, each=pass_bytes(surrogate, x[:1]))
     return attack_in_batches(
         attack_part, len(x), size, name=name, progress=progress, say=say, journal=journal
     )
