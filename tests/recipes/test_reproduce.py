@@ -10,6 +10,7 @@ import pytest
 
 from fsrobust.attacks import ATTACKS, PGD
 from fsrobust.cli import run
+from fsrobust.recipes.cost import attack_work
 from fsrobust.recipes.paper import paper_table, paper_tables
 from fsrobust.recipes.plan import SIZES, columns, plan, scaled
 from fsrobust.records import read_json
@@ -146,6 +147,18 @@ def test_autoattack_meets_as_many_samples_as_the_scale_says(tmp_path: Path) -> N
     assert asked["S1", "full"] is asked["S6", "full"] is None
     assert asked["S1", "small"] == asked["S6", "small"] == 300
     assert (asked["S1", "smoke"], asked["S6", "smoke"]) == ("no", 4)
+
+
+def test_what_has_the_plug_in_meets_attacks_that_adapt_to_it(tmp_path: Path) -> None:
+    """At full scale, on 1,000 samples, and priced; other rows have nothing to adapt to."""
+    cells = {cell.row: cell for cell in plan(paper_table("S1"), scale="full", out=tmp_path)}
+    assert {row: cell.attacks.get("adaptive") for row, cell in cells.items()} == {
+        row: 1000 if row.endswith("+fsr") else None for row in cells
+    }
+    assert "adaptive" in columns(paper_table("S1"), list(cells.values()))
+    assert attack_work(cells["at+fsr"], "adaptive") > attack_work(cells["at+fsr"], "autoattack") / 10
+    small = plan(paper_table("S1"), scale="small", out=tmp_path)
+    assert not any("adaptive" in cell.attacks for cell in small)
 
 
 def test_a_small_row_of_larger_images_has_fewer_of_them(tmp_path: Path) -> None:

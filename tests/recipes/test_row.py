@@ -11,7 +11,7 @@ from fsrobust.attacks import Linf
 from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.data.batches import pixels
-from fsrobust.evaluate import evaluate
+from fsrobust.evaluate import adaptive, evaluate
 from fsrobust.evaluate.searching import PILOTS
 from fsrobust.recipes import recipe
 from fsrobust.recipes.row import Row, make_row
@@ -83,3 +83,29 @@ def test_a_second_call_runs_nothing_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(study, "run_attack", lambda *_a, **_k: pytest.fail("ran again"))
     second = row(tmp_path)
     assert second.outcomes["last"].summary() == first.outcomes["last"].summary()
+
+
+@pytest.mark.slow
+def test_a_row_with_the_plug_in_meets_attacks_that_adapt_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On as many samples as are asked; a row without it goes on without them, and says so."""
+    monkeypatch.setattr(adaptive, "RESTARTS", 1)
+    monkeypatch.setattr(adaptive, "TARGETS", 0)
+    for name in ("digits-at-fsr", "digits-at"):
+        listener = Listener()
+        made = make_row(
+            override(recipe(name), ["train.epochs=1", "model.width=4", "train.train_on=all"]),
+            load_dataset("digits", "train"),
+            work=tmp_path / name / "work",
+            out=tmp_path / name / "out",
+            attacks={"fgsm": PILOTS, "adaptive": 8},
+            curve_samples=0,
+            device=torch.device("cpu"),
+            reporter=listener,
+            say=listener.say,
+        )
+        assert made.stopped is None
+        guarded = name.endswith("fsr")
+        met = {attack: outcome.n for outcome in made.outcomes.values() for attack in outcome.attacks}
+        assert met == ({"fgsm": PILOTS, "adaptive": 8} if guarded else {"fgsm": PILOTS})

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from fsrobust.plugin.mask import logistic, with_gradient_of
 from fsrobust.plugin.module import FSR
 from fsrobust.seeding import Noise
 from fsrobust.types import Features, Images, InputError, Logits
+
+SURROGATES: Final = ("joint", "soft-backward", "transfer", "frozen-mask", "noisy", "no-residual")
+"""All that there are for the paper's plug-in."""
 
 
 def surrogates(

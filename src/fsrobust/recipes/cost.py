@@ -15,9 +15,11 @@ from fsrobust.attacks.view import FrozenView
 from fsrobust.config import Run
 from fsrobust.data import DATASETS
 from fsrobust.evaluate import read_records
+from fsrobust.evaluate.adaptive import ADAPTIVE, adaptive
 from fsrobust.evaluate.curves import STEPS, radii
 from fsrobust.evaluate.price import expected_share
 from fsrobust.plugin import build
+from fsrobust.plugin.surrogates import SURROGATES
 from fsrobust.recipes.plan import Cell
 from fsrobust.recipes.start import initial_model
 from fsrobust.records import Metrics
@@ -76,8 +78,10 @@ def attack_work(cell: Cell, name: str) -> float:
     if name.startswith("eps "):
         return cell.curve * STEPS
     wanted, there = cell.attacks[name], _counts(cell)[1]
-    attack = make_attack(name, cell.run.evaluation.make())
-    each = attack.cost / _PASSES * expected_share(attack, _STANDING)
+    ball = cell.run.evaluation.make()
+    # through each surrogate the model itself is asked about every image, too
+    attack, asked = (adaptive(ball, SURROGATES), 1.5) if name == ADAPTIVE else (make_attack(name, ball), 1.0)
+    each = asked * attack.cost / _PASSES * expected_share(attack, _STANDING)
     return (there if wanted is None else min(wanted, there)) * each
 
 

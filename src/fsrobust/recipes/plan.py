@@ -8,6 +8,7 @@ from typing import Final, Literal
 from fsrobust.attacks import ATTACKS, SUITES
 from fsrobust.config import Run
 from fsrobust.data import DATASETS
+from fsrobust.evaluate.adaptive import ADAPTIVE
 from fsrobust.recipes.paper import PaperTable
 from fsrobust.records import read_json, write_json
 from fsrobust.types import InputError, unknown_name
@@ -19,7 +20,8 @@ Scale = Literal["full", "small", "smoke"]
 class Size:
     """How large a reproduction is: None leaves the paper's own. ``note`` stands above the table.
 
-    ``images`` are trained on, ``samples`` attacked, ``autoattack`` of them by AutoAttack, ``curve`` at every eps.
+    ``images`` are trained on, ``samples`` attacked, ``autoattack`` of them by AutoAttack, ``curve`` at every eps, and
+    ``adaptive``, where the plug-in is, by attacks that adapt to it: 0 where that would cost more than the row.
     Where ``pixels`` is given the counts are of images of so many, and of fewer larger ones.
     """
 
@@ -29,6 +31,7 @@ class Size:
     curve: int
     pixels: int | None = None
     note: str | None = None
+    adaptive: int = 0
 
     def at(self, run: Run) -> "Size":
         """Return the counts for a run's images: as many fewer as they are larger, so that a row takes as long.
@@ -55,7 +58,7 @@ class Size:
 
 
 SIZES: Final[dict[Scale, Size]] = {
-    "full": Size(None, None, None, 200),
+    "full": Size(None, None, None, 200, adaptive=1_000),
     "small": Size(
         10_000,
         1_000,
@@ -172,7 +175,7 @@ def plan(
                     row,
                     replace(run, train=replace(run.train, seed=seed)),
                     out / f"{table.name}-{scale}" / f"{slug}-s{seed}",
-                    _attacks(table, scale, size),
+                    _attacks(table, run, scale, size),
                     size.images,
                     size.curve or (2 if table.name == _CURVES else 0),
                 )
@@ -180,11 +183,13 @@ def plan(
     return cells
 
 
-def _attacks(table: PaperTable, scale: Scale, size: Size) -> dict[str, int | None]:
-    """Return the white-box attacks, and AutoAttack where there is one: at smoke scale only where the paper has it."""
+def _attacks(table: PaperTable, run: Run, scale: Scale, size: Size) -> dict[str, int | None]:
+    """Return the white-box attacks, AutoAttack (at smoke scale only where the paper has it), and what adapts."""
     attacks: dict[str, int | None] = dict.fromkeys(SUITES["whitebox"], size.samples)
     if "autoattack" in ATTACKS and (scale != "smoke" or "autoattack" in table.columns):
         attacks["autoattack"] = size.autoattack
+    if size.adaptive and run.model.fsr:
+        attacks[ADAPTIVE] = size.adaptive
     return attacks
 
 

@@ -82,10 +82,11 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
                 precision="auto",
                 device=device,
             )
-            names, left_out = applicable(
-                [name for name, wanted in attacks.items() if wanted == limit], study.subject.model
-            )
-            for sentence in (study.announce(), *left_out):
+            kept, left_out = applicable(list(attacks), study.subject.model)
+            names = [name for name in kept if attacks[name] == limit]
+            if not names:
+                continue
+            for sentence in (study.announce(), *(left_out if place == 0 else [])):
                 say(sentence)
             title = checkpoint if place == 0 else f"{checkpoint}, {len(study.data)} samples"
             outcomes[title] = carry_out(

@@ -136,8 +136,11 @@ def meaning(table: Spread) -> str:
     text = ", ".join(parts) + "."
     if table.compared:
         text += " Beside it: the paper's number, and ours less the paper's."
-    fewer = sorted({s.n for row in table.rows for s in row.shares.values() if s.n < row.n})
-    return text + (f" AutoAttack on {fewer[0]} of the samples." if fewer else "")
+    fewer = {name: s.n for row in table.rows for name, s in row.shares.items() if s.n < row.n}
+    if not fewer:
+        return text
+    counts = (f"{TITLES.get(name, name)} on {n:,}" for name, n in fewer.items())
+    return f"{text} {', '.join(counts)} of the samples."
 
 
 def gain_in_words(table: Spread) -> list[str]:
