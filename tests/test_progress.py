@@ -142,5 +142,5 @@ def test_without_tensorboard_one_is_told_how_to_get_it(
 ) -> None:
     """Before anything is trained."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"fsrobust\[tensorboard\]"):
+    with pytest.raises(InputError, match=r"\.\[tensorboard\]"):
         TensorBoardReporter(Listener(), tmp_path)
