@@ -1,5 +1,6 @@
 """The adaptive attack: Auto-PGD through every view of the plug-in that hides its gradients less."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal
 
@@ -30,11 +31,16 @@ class Surrogates(Mapping[str, Query]):
     def __init__(
         self, model: nn.Module, x: Images, y: Labels, precision: Literal["auto", "fp32", "bf16"] = "fp32"
     ) -> None:
-        self._networks = _networks(model)
+        self._model = model
         # what was decided for the model says nothing about its surrogates
         self._precision: Literal["auto", "fp32"] = "fp32" if precision == "fp32" else "auto"
         self._x, self._y = x[:PILOTS], y[:PILOTS]
         self._latest: tuple[str, Query] | None = None
+
+    @functools.cached_property
+    def _networks(self) -> Mapping[str, nn.Module]:
+        """The surrogates themselves: made only if an attack wants any."""
+        return _networks(self._model)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
@@ -60,10 +66,10 @@ class Surrogates(Mapping[str, Query]):
                 if isinstance(network, Noisy):
                     network.settle(x)
                 return choose_precision(network, x, y, self._precision).view
-            except (
-                Exception
-            ) as error:  # whatever a foreign network does in a copy: it can be climbed as it is
-                if not is_out_of_memory(error):
+            except Exception as error:
+                if not is_out_of_memory(
+                    error
+                ):  # whatever its code does in a copy: it can be climbed as it is
                     return None
                 count //= 2
         return None

@@ -70,7 +70,7 @@ class _Market:
     def __init__(self, model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Precision) -> None:
         self.example = x[:1]
         self.price: Price = price_of(model, x, y, ball, precision)
-        self.trials = Trials(model, x, y, self.price, len(x), precision)
+        self.trials = Trials(model, x, y, self.price, precision)
 
     def seconds(self, attack: Attack) -> float:
         """Return what a sample that withstands an attack costs."""

@@ -128,6 +128,10 @@ class Evidence:
 
         return self._each(gain)
 
+    @functools.cached_property
+    def _searches(self) -> Mapping[str, Attack]:
+        return searches(self.ball, self.x, tuple(self.surrogates))
+
     def _fallen(self, name: str, *, among: Bits | None = None) -> Bits:
         """Return which samples one of the searches fools: ``among`` some, where the others' fate tells nothing.
 
@@ -139,7 +143,7 @@ class Evidence:
             return fallen
         rows = torch.from_numpy(np.flatnonzero(asked)).to(self.x.device)
         result = run_attack(
-            searches(self.ball, self.x, tuple(self.surrogates))[name],
+            self._searches[name],
             self.model,
             self.x[rows],
             self.y[rows],

@@ -171,7 +171,6 @@ class Trials:
     x: Images
     y: Labels
     price: Price
-    batch: int
     precision: Precision
     _timed: dict[tuple[Attack, int, str | None, int], float] = field(default_factory=dict)
 
@@ -192,8 +191,7 @@ class Trials:
     def _whole(self, attack: Attack, surrogate: str | None, draws: int) -> float:
         """Return the seconds per sample of one stage: what every start costs, and so much for each further step."""
         # as many at once as the attack itself takes
-        count = batch_for(attack, self.batch, self.x.device, each=self.each, draws=draws)
-        count = min(len(self.x), count)
+        count = batch_for(attack, len(self.x), self.x.device, each=self.each, draws=draws)
         one, few = (_shortened(attack, few=few) for few in (False, True))
         first, later = (self._seconds(short, count, surrogate, draws) for short in (one, few))
         slope = max(0.0, later - first) / max(1, few.cost - one.cost)
