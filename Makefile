@@ -3,6 +3,7 @@
 PYTHON ?= python3
 # Optional: an index that serves another build of torch (CPU-only, another CUDA).
 TORCH_INDEX ?=
+export TORCH_INDEX
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 

@@ -3,9 +3,12 @@
 import gzip
 import io
 import pickle
+import stat
 import subprocess
 import sys
 import tarfile
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +43,13 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_a_zip_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    """The same of a zip file, whatever its name."""
+    extract(write_zip(tmp_path / "files", FILES, "set/hollow/"), tmp_path / "out")
+    assert tree(tmp_path / "out") == FILES
+    assert (tmp_path / "out/set/hollow").is_dir()
+
+
 @pytest.mark.parametrize("name", ["files.tar", "files.tar.gz"])
 def test_every_file_comes_out_as_it_went_in(tmp_path: Path, name: str) -> None:
     """Contents, names, folders and empty files survive, and nothing else is left beside them."""
@@ -50,21 +60,39 @@ def test_every_file_comes_out_as_it_went_in(tmp_path: Path, name: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out"])
 
 
+def write_zip(path: Path, files: dict[str, bytes], *extra: str, link: bool = False) -> Path:
+    """Write files, then empty members of these names, as a zip file; the latter as links if asked for."""
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        warnings.simplefilter("ignore")  # it warns of names that are there twice
+        for name, content in files.items():
+            file.writestr(name, content)
+        for name in extra:
+            info = zipfile.ZipInfo(name or "x")
+            info.filename = name
+            info.external_attr = (stat.S_IFLNK if link else stat.S_IFREG) << 16
+            file.writestr(info, b"/etc")
+    return path
+
+
+NAMES = {
+    "climbs": "../escaped",
+    "climbs from within": "set/../../escaped",
+    "absolute": "/tmp/escaped",
+    "other separators": "..\\escaped",
+    "drive": "C:escaped",
+    "no name": ".",
+    "a name too long": "x" * 300,
+    "twice": "set/a.bin",
+    "file as folder": "set/a.bin/inner",
+    "folder as file": "set/deep",
+}
 HOSTILE = {
-    "climbs": member("../escaped"),
-    "climbs from within": member("set/../../escaped"),
-    "absolute": member("/tmp/escaped"),
-    "other separators": member("..\\escaped"),
-    "drive": member("C:escaped"),
-    "no name": member("."),
+    **{what: member(name) for what, name in NAMES.items()},
     "symbolic link": member("set/link", tarfile.SYMTYPE, link="/etc"),
     "hard link": member("set/link", tarfile.LNKTYPE, link="set/a.bin"),
     "pipe": member("set/pipe", tarfile.FIFOTYPE),
     "character device": member("set/device", tarfile.CHRTYPE),
     "block device": member("set/device", tarfile.BLKTYPE),
-    "twice": member("set/a.bin"),
-    "file as folder": member("set/a.bin/inner"),
-    "folder as file": member("set/deep"),
 }
 
 
@@ -79,10 +107,23 @@ def test_hostile_members_are_refused_and_nothing_is_left(tmp_path: Path, info: t
     assert [path.name for path in tmp_path.rglob("*")] == ["inside", "files.tar"]
 
 
+@pytest.mark.parametrize("name", [*NAMES.values(), "", "//"])
+@pytest.mark.parametrize("link", [False, True])
+def test_hostile_zips_are_refused_and_nothing_is_left(tmp_path: Path, name: str, *, link: bool) -> None:
+    """The same of a zip file, which may also hold a member without any name."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    archive = write_zip(inside / "files.zip", FILES, name, link=link)
+    with pytest.raises(InputError, match=r"Expected .*, but got .*files\.zip"):
+        extract(archive, inside / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["inside", "files.zip"]
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
 @pytest.mark.parametrize("limit", [{"max_bytes": 2306}, {"max_members": 2}])
-def test_limits_hold(tmp_path: Path, limit: dict[str, int]) -> None:
+def test_limits_hold(tmp_path: Path, limit: dict[str, int], write: Callable[..., Path]) -> None:
     """One byte or one member over the limit is refused; at the limit the archive is taken."""
-    archive = write_tar(tmp_path / "files.tar.gz", FILES)
+    archive = write(tmp_path / "files.tar.gz", FILES)
     with pytest.raises(InputError, match="Expected at most"):
         extract(archive, tmp_path / "out", **limit)
     assert not (tmp_path / "out").exists()

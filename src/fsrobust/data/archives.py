@@ -31,6 +31,9 @@ _DAMAGE: Final = (
     ValueError,
     RuntimeError,  # zipfile's word for an encrypted member, and NotImplementedError for an unknown method
 )
+# Decompressors raise bare OSErrors for bad bytes, EINVAL is an archive that points before its own beginning, and
+# ENAMETOOLONG a member with a name that is none; with any other number it is the disk's trouble.
+_NOT_THE_DISKS: Final = (None, errno.EINVAL, errno.ENAMETOOLONG)
 _MAX_PADDING: Final = 2**24  # tar fills its last record, of 10 kB as a rule
 
 
@@ -92,9 +95,7 @@ def _damage_named(archive: Path) -> Iterator[None]:
     except InputError as error:
         raise InputError(f"{error} in {archive}; fetch the official archive again") from error
     except OSError as error:
-        # Decompressors raise bare OSErrors for bad bytes, and EINVAL is an archive that points before its own
-        # beginning; one with another number is the disk's trouble.
-        if error.errno not in (None, errno.EINVAL):
+        if error.errno not in _NOT_THE_DISKS:
             raise
         raise InputError(_damaged(archive, error)) from error
     except _DAMAGE as error:
@@ -115,10 +116,8 @@ def _unpack(tar: tarfile.TarFile, folder: Path, max_bytes: int, max_members: int
                 f"Expected at most {max_members} members and {max_bytes} bytes, "
                 f"but got {count} members and {total} bytes"
             )
-        try:
+        with _once(member.name):
             _write(tar, member, folder / _safe_name(member))
-        except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"Expected every path once, but got {member.name!r} again") from error
 
 
 def _unpack_zip(archive: Path, folder: Path, max_bytes: int, max_members: int) -> None:
@@ -130,20 +129,27 @@ def _unpack_zip(archive: Path, folder: Path, max_bytes: int, max_members: int) -
         for member in file.infolist():
             if stat.S_ISLNK(member.external_attr >> 16):
                 raise InputError(f"Expected only files and folders, but got a link, {member.filename!r},")
-            path = folder / _inside(member.filename, is_file=not member.is_dir())
-            if member.is_dir():
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            is_folder = member.filename.endswith("/")  # member.is_dir() falls over a member without a name
+            path = folder / _inside(member.filename, is_file=not is_folder)
+            with _once(member.filename):
+                (path if is_folder else path.parent).mkdir(parents=True, exist_ok=True)
+                if is_folder:
+                    continue
                 with file.open(member) as source, path.open("xb") as target:
                     while block := source.read(2**20):
                         left -= len(block)
                         if left < 0:
                             raise InputError(f"Expected at most {max_bytes} bytes, but got more")
                         target.write(block)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise InputError(f"Expected every path once, but got {member.filename!r} again") from error
+
+
+@contextmanager
+def _once(name: str) -> Iterator[None]:
+    """Refuse a member whose path is taken, by a file or by a folder."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"Expected every path once, but got {name!r} again") from error
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
