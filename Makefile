@@ -7,7 +7,7 @@ export TORCH_INDEX
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all docs clean
 demo: .venv/base
 	$(BIN)/fsrobust demo
 
@@ -16,6 +16,10 @@ test: .venv/dev
 
 test-all: .venv/dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check --all
+
+docs: .venv/dev
+	$(BIN)/sphinx-build -q -W docs docs/_build
+	@echo "docs/_build/index.html"
 
 .venv/base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Expected Python 3.11 or newer; set PYTHON=")'
@@ -26,8 +30,8 @@ test-all: .venv/dev
 	@touch $@
 
 .venv/dev: .venv/base
-	$(PIP) -e ".[test,dev,cluster]"
+	$(PIP) -e ".[test,dev,cluster,docs]"
 	@touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .compat build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -83,17 +83,17 @@ class Noise:
         return Noise(self.key, self.ids[kept])
 
     def words(self, shape: tuple[int, ...]) -> Tensor:
-        """Return int64 [B, *shape] words whose 64 bits are all uniform."""
+        """Return int64 ``[B, *shape]`` words whose 64 bits are all uniform."""
         per_sample = splitmix64(splitmix64(self.ids * _GOLDEN + self.key) + _GOLDEN)
         counters = torch.arange(1, math.prod(shape) + 1, device=self.ids.device)
         return splitmix64(per_sample[:, None] + counters * _GOLDEN).view(-1, *shape)
 
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        """Return float32 [B, *shape] in [0, 1): 24 random bits each."""
+        """Return float32 ``[B, *shape]`` in [0, 1): 24 random bits each."""
         return _shift(self.words(shape), 40).float() * 2.0**-24
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """Return float32 [B, *shape] from N(0, 1), two uniforms each (Box and Muller, 1958)."""
+        """Return float32 ``[B, *shape]`` from N(0, 1), two uniforms each (Box and Muller, 1958)."""
         words = self.words(shape)
         radius = (((_shift(words, 40) + 1).float() * 2.0**-24).log() * -2).sqrt()
         angle = (words & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)

@@ -86,12 +86,12 @@ class Linf:
         return (x + (2 * u - 1) * self.eps).clamp(0, 1)
 
     def sample_surface(self, x: Images, noise: Noise) -> Images:
-        """Return x + eps · u / max |u| with u uniform in the cube, clamped to [0, 1]."""
+        """Return x + eps · u / ‖u‖∞ with u uniform in the cube, clamped to [0, 1]."""
         u = 2 * noise.uniform(tuple(x.shape[1:])).to(x.dtype) - 1
         return (x + self.eps * u / u.abs().amax(dim=(1, 2, 3), keepdim=True)).clamp(0, 1)
 
     def distance(self, x_adv: Images, x: Images) -> PerSample:
-        """Return max |x_adv − x| of each sample."""
+        """Return ‖x_adv − x‖∞ of each sample."""
         return (x_adv - x).abs().flatten(1).amax(1).float()
 
 

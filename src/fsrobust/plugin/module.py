@@ -54,7 +54,7 @@ class FSR(nn.Module):
     in train mode only. ``init="identity"`` zeroes R's last convolution, so that the output is f exactly.
 
     Ablations: ``mask`` "binary" and "binary-st" take m = 1[r ≥ 0]. ``separation`` "random" takes half of the units,
-    drawn once, "greedy" the half with the highest |f|, "none" nothing (m = 0, so the output is f + R(f)).
+    drawn once, "greedy" the half with the highest ``|f|``, "none" nothing (m = 0, so the output is f + R(f)).
     """
 
     seed: Tensor
