@@ -67,10 +67,8 @@ class Surrogates(Mapping[str, Query]):
                     network.settle(x)
                 return choose_precision(network, x, y, self._precision).view
             except Exception as error:
-                if not is_out_of_memory(
-                    error
-                ):  # whatever its code does in a copy: it can be climbed as it is
-                    return None
+                if not is_out_of_memory(error):
+                    return None  # whatever its code does in a copy: it can be climbed as it is
                 count //= 2
         return None
 
