@@ -3,7 +3,8 @@
     python -m benchmarks.controls --samples 100 --json FILE
 
 Positive controls are naturally trained networks behind a defence that only spoils gradients; three of them (marked
-held out) were not looked at while thresholds were chosen. Negative ones are small networks trained by AT, TRADES
+held out) were not looked at while thresholds were chosen. The distilled one was trained a second time: at its
+first temperature, 100, it had learnt next to nothing. Negative ones are small networks trained by AT, TRADES
 and MART, with and without FSR. All on digits, L∞ 0.1.
 """
 
@@ -56,6 +57,25 @@ class KeepLargest(nn.Module):
         return torch.where(flat >= least, flat, 0.0).view_as(f)
 
 
+class Decoy(nn.Module):
+    """Says its class and nothing else, but for a slight linear score that has nothing to do with it.
+
+    Gradients exist, are smooth and keep what they promise; they lead nowhere that matters.
+    """
+
+    def __init__(self, net: nn.Module, pixels: int, classes: int = 10) -> None:
+        super().__init__()
+        self.net = net
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(pixels, classes, generator=generator) / pixels**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return 8 for the class and 0 for others, and a thousandth of the linear score."""
+        with torch.no_grad():
+            said: Tensor = self.net(x)
+        return 8 * F.one_hot(said.argmax(1), said.shape[1]) + 1e-3 * x.flatten(1) @ self.weight
+
+
 def quantise(x: Tensor, levels: int) -> Tensor:
     """Return pixels rounded to multiples of 1/levels; rounding has no gradient."""
     return (x * levels).round() / levels
@@ -104,6 +124,7 @@ def positives() -> Iterator[tuple[str, nn.Module]]:
     yield "logits × 1000", Wrapped(net, after=lambda z: 1000 * z)
     yield "argmax levels", Wrapped(net, before=one_hot_levels)
     yield "k-WTA", winners_take_all()
+    yield "decoy", Decoy(net, 64)
     yield "distilled", Wrapped(train(natural, temperature=20.0))
     yield "random shift", Wrapped(net, before=random_shift)
     yield "saturated pixels", Wrapped(net, before=lambda x: torch.sigmoid(300 * (x - 0.5)))

@@ -112,7 +112,7 @@ def test_a_lucky_draw_is_no_verdict(robust_net: tuple[nn.Module, Tensor, Tensor]
     x, y, ids = x[right][:40], y[right][:40], torch.arange(40)
     tiny = Linf(1e-6)
     single = Cascade(tiny, (Stage("apgd-ce", APGD(tiny, steps=30)),))
-    with drawing(2, 0, x.device):
+    with drawing(0, x.device):
         by_luck = search(single, Moody(model), x, y, ids=ids).path
     assert torch.stack(by_luck).any(0).float().mean() > 0.9
     assert not search(replace(single, draws=DRAWS), Moody(model), x, y, ids=ids).fooled_any.any()

@@ -1,8 +1,10 @@
 """Signs of masked gradients: each control bears the sign it was built for, an honest network bears none."""
 
 import functools
+import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.controls import Wrapped, one_hot_levels, quantise, random_shift
+from benchmarks.controls import Decoy, Wrapped, one_hot_levels, quantise, random_shift
 from fsrobust.attacks import Linf
 from fsrobust.evaluate import Diagnosis, Sign, diagnose, evidence
 from fsrobust.evaluate.diagnose import LEAST, SIGNS, _look, detectable
@@ -66,6 +68,11 @@ CONTROLS: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
     ),
     "random shift": ("random outputs", lambda n: Wrapped(n, before=random_shift)),
     "looks at the batch": ("batch-dependent outputs", _Neighbours),
+    "killer, unbounded": (
+        "not 0 % unbounded",
+        lambda n: Wrapped(n, before=lambda x: x.detach() + 0 * x),
+    ),
+    "decoy": ("noise does as well", lambda n: Decoy(n, 64)),
     "noise in the gradient": (
         "gradients that lead nowhere",
         lambda n: Wrapped(n, before=lambda x: x + 0.01 * ((900 * x).sin() - (900 * x).sin().detach())),
@@ -84,10 +91,115 @@ def test_a_control_bears_its_sign(control: str) -> None:
     assert sign.interval.low > sign.threshold
 
 
+class _Valley(nn.Module):
+    """Two classes by one number: how far all pixels have moved up from a half, in units of the radius.
+
+    Class 1 wins where ``margin`` is positive; it is linear between the given points.
+    """
+
+    def __init__(self, *points: tuple[float, float]) -> None:
+        super().__init__()
+        self.points = points
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, 2]."""
+        s = (x.flatten(1).mean(1) - 0.5) / BALL.eps
+        score = torch.full_like(s, self.points[0][1])
+        for (a, low), (b, high) in itertools.pairwise(self.points):
+            inside = (s >= a) & (s < b) if b < self.points[-1][0] else s >= a
+            score = torch.where(inside, low + (s - a) / (b - a) * (high - low), score)
+        return torch.stack([torch.zeros_like(s), score], 1)
+
+
+def traps(name: str, model: nn.Module, x: Tensor) -> Sign:
+    """Return one sign of a network on images that are all of class 0."""
+    y = torch.zeros(len(x), dtype=torch.long)
+    found = Evidence.of(model.eval(), x, y, ids=torch.arange(len(x)), ball=BALL)
+    assert len(found) == len(x)
+    return _look(name, SIGNS[name], found)
+
+
+def grey(count: int) -> Tensor:
+    """Return images of 2 × 2 pixels in the middle of the range."""
+    return torch.full((count, 1, 2, 2), 0.5)
+
+
+def test_many_steps_that_stop_before_a_valley() -> None:
+    """One step of the whole radius jumps over a valley in which 20 short ones stay: "more steps are weaker"."""
+    model = _Valley((0, -2), (0.3, -1), (0.8, -3), (0.95, 1), (9, 2))
+    sign = traps("more steps are weaker", model, grey(40))
+    assert (sign.found, sign.hits) == (True, 40)
+    assert traps("more steps are weaker", _Valley((0, -2), (0.8, 1), (9, 2)), grey(40)).found is False
+
+
+def test_a_larger_ball_whose_steps_are_too_long() -> None:
+    """Class 1 wins in a gap that steps of a tenth of the radius meet, and steps twice as long pass over."""
+    model = _Valley((0, -3), (0.85, -1), (0.9, 1), (0.95, -0.5), (9, -0.1))
+    sign = traps("a larger ball is safer", model, grey(40))
+    assert (sign.found, sign.hits) == (True, 40)
+    assert traps("a larger ball is safer", _Valley((0, -2), (0.8, 1), (9, 2)), grey(40)).found is False
+
+
+class _TwoHills(nn.Module):
+    """Class 1 wins at the top of one of two hills; from the clean image every path leads up the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, 2]: by the first pixel alone."""
+        s = (x.flatten(1)[:, 0] - 0.5) / BALL.eps
+        score = torch.where(s > 0.02, 3 * s - 2, -2 - s)
+        return torch.stack([torch.zeros_like(s), score], 1)
+
+
+def test_a_start_elsewhere_finds_the_other_hill() -> None:
+    """Half of the starts lie on either side: who began on the wrong one falls to longer attacks: "not converged"."""
+    sign = traps("not converged", _TwoHills(), grey(60))
+    assert sign.found
+    assert 0 < sign.hits < 60
+    assert traps("not converged", _Valley((0, -2), (0.8, 1), (9, 2)), grey(40)).found is False
+
+
+def test_a_surrogate_that_knows_the_way() -> None:
+    """The model's gradients point the wrong way, another network's do not: "transfer beats direct"."""
+    honest = natural_net()
+    x, y = samples(60)
+    found = Evidence.of(
+        Wrapped(honest, before=lambda x: 2 * x.detach() - x).eval(),
+        x,
+        y,
+        ids=torch.arange(60),
+        ball=BALL,
+        surrogates={"honest": honest},
+    )
+    sign = _look("transfer beats direct", SIGNS["transfer beats direct"], found)
+    assert sign.found
+    assert sign.hits > 10
+
+
+def test_a_random_network_is_not_said_to_look_at_the_batch() -> None:
+    """Its logits are others the second time, whatever else is in the batch; that is one sign, not two."""
+    noisy = Wrapped(natural_net(), before=lambda x: x + 0.1 * torch.rand_like(x))
+    assert look("random outputs", noisy).found
+    sign = look("batch-dependent outputs", noisy)
+    assert sign.found is None
+    assert "random" in sign.meaning
+
+
+def test_what_cannot_be_told_is_not_counted() -> None:
+    """Rises below the rounding of the logits are neither kept nor broken promises, and the verdict says so."""
+    sign = look("gradients that lead nowhere", Wrapped(natural_net(), before=lambda x: x.detach() + 0 * x))
+    assert sign.found is None
+    unseen = tuple(
+        replace(sign, name=name, found=None if index < 2 else False) for index, name in enumerate(SIGNS)
+    )
+    assert "cannot be told" in Diagnosis(unseen, 60).verdict
+    assert Diagnosis(unseen, 60).state == "inconclusive"
+
+
 @pytest.mark.parametrize(
     "name",
     ["random outputs", "batch-dependent outputs", "probabilities for logits", "vanishing gradients",
-     "gradients that lead nowhere", "more steps are weaker", "a larger ball is safer", "not 0 % unbounded"],
+     "gradients that lead nowhere", "noise does as well", "more steps are weaker", "a larger ball is safer",
+     "not 0 % unbounded"],
 )  # fmt: skip
 def test_an_honest_network_bears_none(name: str) -> None:
     """An adversarially trained network without tricks."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsrobust.plugin import FSR, Guarded, attach, create_model
+from fsrobust.plugin import FSR, Guarded, attach, create_model, parts_of
 from fsrobust.types import InputError
 from tests.helpers import fingerprint, guarded, images, warm_up
 
@@ -271,11 +271,26 @@ def test_attach_refuses_before_it_copies_modes() -> None:
 
 
 def test_a_guarded_network_can_be_guarded_again() -> None:
-    """A second attach adds a point; the first plug-in still acts in the copy."""
+    """A second attach adds a point; the first plug-in still acts in the copy, and is seen there first."""
     once, x = guarded(fsr="layer2"), images(2)
     again = attach(once, at="net.layer3", classes=4)
     assert torch.equal(again(x), once(x))
-    assert len(again.parts(x).mask) == 1
+    masks = again.parts(x).mask
+    assert torch.equal(masks[0], once.parts(x).mask[0])
+    assert len(masks) == 2
+
+
+def test_a_wrapped_plug_in_is_seen() -> None:
+    """A network around a guarded one, such as its normalisation, and a plug-in that is a layer itself."""
+    inner, x = guarded(fsr=["layer2", "layer3"]), images(3)
+    wrapped = nn.Sequential(nn.Sequential(nn.Identity(), inner))
+    ours, theirs = parts_of(wrapped, x), inner.parts(x)
+    assert torch.equal(ours.logits, theirs.logits)
+    assert all(torch.equal(a, b) for a, b in zip(ours.recalibrated, theirs.recalibrated, strict=True))
+    bare = nn.Sequential(
+        nn.Conv2d(3, 4, 3), FSR(4, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
+    )
+    assert parts_of(bare.eval(), x).mask[0].shape[1] == 4
 
 
 @pytest.mark.usefixtures("unchecked")

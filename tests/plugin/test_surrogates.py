@@ -13,7 +13,7 @@ from fsrobust.attacks.losses import cross_entropy
 from fsrobust.attacks.probe import under_attack
 from fsrobust.data.batches import pixels
 from fsrobust.plugin import FSR, Guarded, attach, create_model
-from fsrobust.plugin.surrogates import Noisy, surrogates
+from fsrobust.plugin.surrogates import SURROGATES, Noisy, surrogates
 from fsrobust.seeding import Noise
 from fsrobust.types import InputError
 from tests.helpers import fingerprint, guarded, images, warm_up
@@ -143,14 +143,42 @@ def test_transfer_is_the_model_of_another_tau() -> None:
 
 
 def test_joint_is_a_product_of_the_heads() -> None:
-    """Its softmax is p · (Π p_f⁺ · p_f̃⁻)^(weight/points), normalised; at both points."""
+    """Its softmax is (p · (Π p_f⁺ · p_f̃⁻)^(w/points))^(1/(1 + 2w)), normalised; at both points."""
     model, x = model_of().double(), images(4).double()
     parts = model.parts(x)
     product = parts.logits.softmax(1)
     for a, b in zip(parts.robust, parts.recalibrated, strict=True):
         product = product * (a.softmax(1) * b.softmax(1)) ** (0.7 / 2)
     joint = surrogates(model, weight=0.7)["joint"](x)
-    torch.testing.assert_close(joint.softmax(1), product / product.sum(1, keepdim=True))
+    mean = product ** (1 / (1 + 2 * 0.7))
+    torch.testing.assert_close(joint.softmax(1), mean / mean.sum(1, keepdim=True))
+
+
+def test_joint_does_not_saturate_where_heads_agree() -> None:
+    """Logits no larger than the largest head's: a sum of three sure heads would leave no gradient in float32."""
+    model, x = model_of(), images(8)
+    with torch.no_grad():
+        for name in ("net.linear.weight", "net.linear.bias", "fsr.0.aux.weight", "fsr.1.aux.weight"):
+            model.get_parameter(name).mul_(100)
+    parts = model.parts(x)
+    largest = torch.stack([parts.logits, *parts.robust, *parts.recalibrated]).abs().amax()
+    assert surrogates(model)["joint"](x).abs().amax() <= largest
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_wrapped_plug_in_is_adapted_to(name: str) -> None:
+    """Behind a wrapper each surrogate is what it is without one, on the wrapped network's images."""
+    model, x = model_of(), images(4)
+    wrapped = nn.Sequential(nn.Sequential(model)).eval()
+    ours, theirs = surrogates(wrapped), surrogates(model)
+    assert list(ours) == list(theirs)
+    torch.testing.assert_close(ours[name](x), theirs[name](x))
+
+
+def test_a_model_without_a_plug_in_has_no_surrogates() -> None:
+    """It is refused rather than climbed six times."""
+    with pytest.raises(InputError, match="none"):
+        surrogates(nn.Flatten())
 
 
 def test_joint_pushes_against_every_head() -> None:
@@ -289,7 +317,8 @@ def test_weights_are_shared() -> None:
         before = surrogate(x)
         with torch.no_grad():
             model.get_parameter("net.linear.bias").add_(1)
-        torch.testing.assert_close(surrogate(x), before + 1)
+        share = 1 / 3 if name == "joint" else 1.0  # of one head in a mean of three
+        torch.testing.assert_close(surrogate(x), before + share)
 
 
 def test_the_verdict_is_the_models() -> None:

@@ -120,7 +120,7 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
         witness = Witness(attack.ball, x, y, None if asked is model else verdict, patient=draws > 1)
         searching = Probe(asked, witness, judge=(view or model) if surrogate else None, draws=draws)
         last = witness.taken(_run(attack, searching, x, y, ids.to(x.device), seed))
-        with drawing(draws, derive(seed, "verdict"), x.device):
+        with drawing(derive(seed, "verdict"), x.device):
             predicted = predict(verdict, last)
             fooled_last = predicted != y
             first = torch.where(witness.found[:, None, None, None], witness.images, last)
@@ -141,7 +141,7 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
 
 
 def _run(attack: Attack, probe: Probe, x: Images, y: Labels, ids: Ids, seed: int) -> Images:
-    with drawing(probe.draws, seed, x.device):
+    with drawing(seed, x.device):
         adversarial = attack.run(probe, x, y, Noise.of(ids, seed, attack.family)).detach()
     if not bool(in_ball(attack.ball, adversarial, x).all()):
         raise RuntimeError(f"{attack} left its ball (or met NaN): distance above {attack.ball.eps}")
@@ -156,11 +156,8 @@ def draws_of(attack: Attack) -> int:
 
 
 @contextmanager
-def drawing(draws: int, seed: int, device: torch.device) -> Iterator[None]:
-    """Let a random model's draws depend on ``seed`` and the batch alone, where there are several."""
-    if draws == 1:
-        yield
-        return
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Let a random model's draws depend on ``seed`` and the batch alone."""
     with forked(device):
         torch.manual_seed(seed % 2**63)
         yield

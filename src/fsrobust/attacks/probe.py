@@ -44,9 +44,10 @@ class Probe:
     ``model`` is any callable from images to logits: the network itself, a compiled or low-precision view
     of it, a surrogate. Logits come back in float32 or wider. ``judge`` is whose logits count where ``model`` is
     but a surrogate: it is asked about every image, without a gradient. ``checked`` refuses gradients that are not
-    finite: sign(NaN) is 0 in torch, so a network that hides behind NaN would look perfectly robust. Training goes
-    without, since looking waits for the device. Of a random model each answer is the mean of so many ``draws``, and a
-    gradient the mean of theirs: expectation over transformation (Athalye et al., 2018).
+    finite, and answers that are NaN: sign(NaN) is 0 in torch, and no margin is wider than NaN, so a network that
+    hides behind NaN would look perfectly robust. Training goes without, since looking waits for the device. Of a
+    random model each answer is the mean of so many ``draws``, and a gradient the mean of theirs: expectation over
+    transformation (Athalye et al., 2018).
     """
 
     model: Query
@@ -125,10 +126,7 @@ class Probe:
                 "(no_grad, rounding or a conversion inside?); gradient attacks cannot judge it"
             ) from error
         if self.checked and not bool(torch.isfinite(gradient).all()):
-            raise InputError(
-                "Expected finite logits and gradients, but the model gives NaN or infinity; "
-                "gradient attacks cannot judge it"
-            )
+            raise InputError(_NOT_FINITE)
         return gradient
 
     def _query(self, x: Images) -> Logits:
@@ -154,7 +152,14 @@ class Probe:
             raise InputError(f"Expected logits of shape [{len(x)}, K] from the model, but got {shape}")
         if output.shape[1] < 2:
             raise InputError("Expected scores of two or more classes from the model, but got one per image")
+        if self.checked and bool(output.detach().isnan().any()):
+            raise InputError(_NOT_FINITE)
         return output if output.dtype == torch.float64 else output.float()
+
+
+_NOT_FINITE: Final = (
+    "Expected finite logits and gradients, but the model gives NaN or infinity; no attack can judge it"
+)
 
 
 def _mean(answers: list[Logits]) -> Logits:

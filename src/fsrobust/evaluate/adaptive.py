@@ -11,7 +11,7 @@ from fsrobust.attacks.cascade import TARGETS
 from fsrobust.attacks.compiled import is_out_of_memory
 from fsrobust.attacks.probe import Query
 from fsrobust.evaluate.searching import PILOTS, choose_precision
-from fsrobust.plugin import Guarded
+from fsrobust.plugin import insertion_points
 from fsrobust.plugin.surrogates import Noisy, surrogates
 from fsrobust.types import Images, InputError, Labels
 
@@ -74,7 +74,7 @@ class Surrogates(Mapping[str, Query]):
 
 
 def _networks(model: nn.Module) -> Mapping[str, nn.Module]:
-    return surrogates(model) if isinstance(model, Guarded) else {}
+    return surrogates(model) if insertion_points(model) else {}
 
 
 def adaptive(ball: Ball, names: Iterable[str]) -> Cascade:

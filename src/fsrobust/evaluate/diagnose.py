@@ -68,15 +68,19 @@ class Diagnosis:
         if self.found:
             return f"not to be trusted because {'; '.join(sign.meaning for sign in self.found)}"
         looked = sum(sign.found is not None for sign in self.signs)
-        if self.state == "inconclusive":
+        if self.n < LEAST:
             return (
                 f"inconclusive: {looked} of {len(self.signs)} checks on {self.n} right samples; "
                 f"at least {LEAST} samples are needed"
             )
-        few, some = (detectable(self.n, threshold) for threshold in (0.01, 0.05))
+        if self.state == "inconclusive":
+            unseen = "; ".join(f"{sign.name}: {sign.meaning}" for sign in self.signs if sign.found is None)
+            return f"inconclusive: {looked} of {len(self.signs)} checks on {self.n} right samples ({unseen})"
+        few, some, many = (detectable(self.n, threshold) for threshold in (0.01, 0.05, 0.25))
         return (
-            f"no sign found ({looked} checks, {self.n} right samples; {few:.1%} of them fooled by what should fool "
-            f"nobody, or {some:.1%} with useless gradients, would have been seen)"
+            f"no sign found ({looked} checks, {self.n} right samples; would have been seen: {few:.1%} of them fooled "
+            f"by what should fool nobody, {some:.1%} on which attacks stand still or stop early, {many:.1%} whose "
+            "gradients mislead)"
         )
 
     def summary(self) -> dict[str, Any]:
@@ -101,9 +105,12 @@ def detectable(n: int, threshold: float) -> float:
 
 @dataclass(frozen=True)
 class Look:
-    """A row of SIGNS: which samples bear the sign, how many must, and what it means."""
+    """A row of SIGNS: which samples bear the sign, how many must, and what it means.
 
-    bearing: Callable[[Evidence], Bits | None]
+    Samples that are masked cannot be judged and do not count; None is all of them.
+    """
+
+    bearing: Callable[[Evidence], "Bits | np.ma.MaskedArray[Any, Any] | None"]
     threshold: float
     meaning: str
 
@@ -120,6 +127,13 @@ def _probabilities(evidence: Evidence) -> Bits:
     return sums_to_one
 
 
+def _depend_on_the_batch(evidence: Evidence) -> Bits | None:
+    """Return whose logits are others alone; None of a random model, whose logits are others anyway."""
+    if _differ(evidence.logits, evidence.logits_again).any():
+        return None
+    return _differ(evidence.logits, evidence.logits_alone)
+
+
 SIGNS: Final[dict[str, Look]] = {
     "random outputs": Look(
         lambda e: _differ(e.logits, e.logits_again),
@@ -128,7 +142,7 @@ SIGNS: Final[dict[str, Look]] = {
         "over the randomness",
     ),
     "batch-dependent outputs": Look(
-        lambda e: _differ(e.logits, e.logits_alone),
+        _depend_on_the_batch,
         0.0,
         "an image's logits depend on what else is in the batch; is the model in eval mode?",
     ),
@@ -143,9 +157,14 @@ SIGNS: Final[dict[str, Look]] = {
         "input gradients of the cross-entropy vanish or are not finite: gradient attacks stand still",
     ),
     "gradients that lead nowhere": Look(
-        lambda e: ~(e.gains > 0.25),
+        lambda e: np.ma.masked_array(~(e.gains > 0.25), np.isnan(e.gains)),
         0.25,
-        "a small step along the gradient does not raise the loss as the gradient promises",
+        "a small step along the gradient does not raise the margin as the gradient promises",
+    ),
+    "noise does as well": Look(
+        lambda e: e.outdone_by_noise,
+        0.25,
+        "noise fools in balls no larger than those in which the gradient does: attacks that climb it go astray",
     ),
     "more steps are weaker": Look(
         lambda e: e.one_step & ~e.many_steps,
@@ -178,7 +197,13 @@ SIGNS: Final[dict[str, Look]] = {
         "gradients of a surrogate fool samples that the model's own gradients do not",
     ),
 }
-"""Thresholds were written down before any control was run."""
+"""Thresholds were written down before any control was run on a sign."""
+_UNSEEN: Final = {
+    "batch-dependent outputs": "cannot be told: the model is random",
+    "gradients that lead nowhere": "cannot be told: gradients promise less than float32's rounding of the logits",
+    "transfer beats direct": "the model offers no surrogate, and none was given",
+}
+"""Why a sign could not be looked for."""
 
 
 def diagnose(  # noqa: PLR0913 - the public entry, as evaluate
@@ -195,7 +220,7 @@ def diagnose(  # noqa: PLR0913 - the public entry, as evaluate
 ) -> Diagnosis:
     """Look for every sign that this model's robust accuracy is owed to attacks that fail.
 
-    ``x`` float [B, C, H, W] in [0, 1], ``y`` int64 [B]; some 2,500 forward passes a sample that withstands them. A
+    ``x`` float [B, C, H, W] in [0, 1], ``y`` int64 [B]; some 2,700 forward passes a sample that withstands them. A
     model with the plug-in offers ``surrogates`` of itself; for others, networks of one's own may be given, by name.
 
     Raises:
@@ -227,10 +252,9 @@ def _look(name: str, look: Look, evidence: Evidence) -> Sign:
         if "by gradient" in str(error):  # what gradient attacks cannot judge is no evidence of robustness
             return Sign(name, True, n, n, look.threshold, wilson(n, n), str(error))
         return Sign(name, None, 0, n, look.threshold, None, str(error))
-    if bearing is None:
-        return Sign(
-            name, None, 0, n, look.threshold, None, "the model offers no surrogate, and none was given"
-        )
-    hits = int(bearing.sum())
+    judged = 0 if bearing is None else int(np.ma.count(bearing))
+    if bearing is None or not judged:
+        return Sign(name, None, 0, n, look.threshold, None, _UNSEEN[name])
+    hits, n = int(bearing.sum()), judged
     interval = wilson(hits, n)
     return Sign(name, interval.low > look.threshold, hits, n, look.threshold, interval, look.meaning)

@@ -126,7 +126,7 @@ def predict_all(
     with under_attack(model), ieee_fp32():
         probe = Probe(model, draws=draws)
         size = batch or choose_batch(model, x)
-        with drawing(draws, seed, x.device):
+        with drawing(seed, x.device):
             classes = [
                 done for _, done in in_batches(lambda part: predict(probe, x[part].clone()), len(x), size)
             ]

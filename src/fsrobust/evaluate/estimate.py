@@ -10,7 +10,7 @@ from fsrobust.data import Dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate.adaptive import find_attack
 from fsrobust.evaluate.curves import eps_attack, radii
-from fsrobust.evaluate.evidence import searches
+from fsrobust.evaluate.evidence import growing, searches
 from fsrobust.evaluate.price import Precision, Price, Trials, count_queries, expected_share, lets_go, price_of
 from fsrobust.evaluate.searching import choose_batch
 from fsrobust.train import Objective, TrainConfig
@@ -60,7 +60,12 @@ def estimate_evaluation(  # noqa: PLR0913 - as evaluate
         asked = searches(ball, x[:1], tuple(exact.trials.surrogates))
         asked.pop("restarts", None)  # of those that a surrogate alone has fooled: next to nobody
         shares = {name: exact.price.share_of(name) for name in asked}
-        parts["diagnosis"] = n * sum(shares[name] * exact.seconds(attack) for name, attack in asked.items())
+        seconds = sum(shares[name] * exact.seconds(attack) for name, attack in asked.items())
+        # in the balls that grow, everybody as far as the radius, hardly anybody beyond it
+        seconds += exact.price.right * sum(
+            exact.seconds(attack) for attack in growing(ball, x[:1]) if attack.ball.eps <= ball.eps
+        )
+        parts["diagnosis"] = n * seconds
     return Estimate(str(x.device), parts, peak_memory(x.device))
 
 

@@ -3,24 +3,24 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fsrobust.attacks import APGD, PGD, Attack, Ball, Cascade, Square, Stage, make_ball
-from fsrobust.attacks.losses import cross_entropy
+from fsrobust.attacks.losses import cross_entropy, margin
 from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.evaluate.adaptive import Surrogates
-from fsrobust.evaluate.curves import eps_attack
 from fsrobust.evaluate.engine import Progress, predict_all, run_attack
 from fsrobust.evaluate.outcome import Bits
 from fsrobust.evaluate.searching import PILOTS, choose_batch, choose_precision, in_batches
+from fsrobust.seeding import Noise
 from fsrobust.types import Ids, Images, Labels, Logits
 
-QUERIES = 1000
+QUERIES: Final = 1000
 """Of the black-box search that must not beat gradients."""
 
 
@@ -115,16 +115,20 @@ class Evidence:
 
     @functools.cached_property
     def gains(self) -> Any:
-        """How much of the rise that the gradient promises a tenth of the ball's radius along it yields."""
+        """How much of the rise that the margin's gradient promises a tenth of the ball's radius along it yields.
+
+        Of the margin, since cross-entropy is flat where a model is sure. NaN where the rise would be below float32's
+        rounding of the logits: there it cannot be told.
+        """
 
         def gain(x: Images, y: Labels) -> Tensor:
             probe = Probe(self.model, checked=False)
-            gradient, logits = probe.gradient(x, lambda z: cross_entropy(z, y))
+            gradient, logits = probe.gradient(x, lambda z: margin(z, y))
             moved = self.ball.ascend(x, gradient, self.ball.eps / 10)
             promised = ((moved - x) * gradient).flatten(1).sum(1)
-            risen = cross_entropy(probe.logits(moved), y) - cross_entropy(logits, y)
-            # a rise below float32's rounding of the loss cannot be told from none
-            return torch.where(promised > 1e-5, risen / promised.clamp_min(1e-5), 1.0)
+            risen = margin(probe.logits(moved), y) - margin(logits, y)
+            told = promised > 1e-5 * logits.abs().amax(1)
+            return torch.where(told, risen / promised, torch.nan)
 
         return self._each(gain)
 
@@ -133,17 +137,22 @@ class Evidence:
         return searches(self.ball, self.x, tuple(self.surrogates))
 
     def _fallen(self, name: str, *, among: Bits | None = None) -> Bits:
-        """Return which samples one of the searches fools: ``among`` some, where the others' fate tells nothing.
+        """Return which samples one of the searches fools: ``among`` some, where the others' fate tells nothing."""
+        return self._fallen_to(
+            self._searches[name], name, np.ones(len(self), bool) if among is None else among
+        )
+
+    def _fallen_to(self, attack: Attack, name: str, asked: Bits) -> Bits:
+        """Return which of the samples an attack fools.
 
         Noise belongs to a sample, so whoever else is attacked changes no verdict, unless the model looks at the batch.
         """
         fallen: Bits = np.zeros(len(self), bool)
-        asked = np.ones(len(self), bool) if among is None else among
         if not asked.any():
             return fallen
-        rows = torch.from_numpy(np.flatnonzero(asked)).to(self.x.device)
+        rows = self._rows(asked)
         result = run_attack(
-            self._searches[name],
+            attack,
             self.model,
             self.x[rows],
             self.y[rows],
@@ -157,6 +166,19 @@ class Evidence:
         )
         fallen[asked] = result.fooled_any
         return fallen
+
+    def _rows(self, asked: Bits) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(asked)).to(self.x.device)
+
+    def _drowned(self, ball: Ball, asked: Bits) -> Bits:
+        """Return which of the samples the model gets wrong on the ball's surface in a random direction."""
+        rows = self._rows(asked)
+        x, noise = self.x[rows], Noise.of(self.ids[rows], self.seed, "noise", str(ball.eps))
+        direction = noise.normal(tuple(x.shape[1:])).to(x.dtype)
+        moved = ball.project(ball.ascend(x, direction, ball.eps), x)
+        drowned: Bits = np.zeros(len(self), bool)
+        drowned[asked] = predict_all(self.model, moved, batch=self.batch) != self.y[rows].cpu().numpy()
+        return drowned
 
     @functools.cached_property
     def one_step(self) -> Bits:
@@ -177,6 +199,19 @@ class Evidence:
     def unbounded(self) -> Bits:
         """Who falls where every image can be reached."""
         return self._fallen("unbounded")
+
+    @functools.cached_property
+    def outdone_by_noise(self) -> Bits:
+        """Who, in balls that grow, falls to noise no later than to PGD-10 from the clean image."""
+        outdone, undecided = np.zeros(len(self), bool), np.ones(len(self), bool)
+        for attack in growing(self.ball, self.x):
+            if not undecided.any():
+                break
+            fallen = self._fallen_to(attack, f"radius {attack.ball.eps:.3g}", undecided)
+            drowned = self._drowned(attack.ball, undecided)
+            outdone |= drowned
+            undecided &= ~(fallen | drowned)
+        return outdone
 
     @functools.cached_property
     def white_box(self) -> Bits:
@@ -205,17 +240,40 @@ class Evidence:
         return transferred & ~self._fallen("restarts", among=transferred)
 
 
+_LARGEST: Final = {"linf": 1.0, "l2": 1000.0}
+"""The largest balls that there are."""
+
+
+def everywhere(ball: Ball, x: Images) -> Ball:
+    """Return the ball of that norm in which every image can be reached."""
+    reach = 1.0 if ball.norm == "linf" else float(np.sqrt(x[0].numel()))
+    return make_ball(ball.norm, min(reach, _LARGEST[ball.norm]))
+
+
+def growing(ball: Ball, x: Images) -> list[PGD]:
+    """Return PGD-10 in balls of an eighth of the radius, of its doublings, and where everything can be reached.
+
+    >>> [attack.ball.eps for attack in growing(make_ball("linf", 0.4), torch.zeros(1, 1, 2, 2))]
+    [0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
+    """
+    last = everywhere(ball, x).eps
+    radii, eps = list[float](), ball.eps / 8
+    while 0 < eps < last:
+        radii.append(eps)
+        eps *= 2
+    return [PGD(make_ball(ball.norm, radius), steps=10, step_size=radius / 4) for radius in [*radii, last]]
+
+
 def searches(ball: Ball, x: Images, surrogates: Sequence[str] = ()) -> dict[str, Attack]:
     """Return the attacks that evidence rests on, by name: the last two where there are ``surrogates``."""
-    largest = 1.0 if ball.norm == "linf" else 1000.0  # that there are
-    reach = 1.0 if ball.norm == "linf" else float(np.sqrt(x[0].numel()))
-    twice = make_ball(ball.norm, min(2 * ball.eps, largest))
-    everywhere = make_ball(ball.norm, min(reach, largest))
+    twice = make_ball(ball.norm, min(2 * ball.eps, _LARGEST[ball.norm]))
+    whole = everywhere(ball, x)
     found: dict[str, Attack] = {
         "one step": PGD(ball, steps=1, step_size=ball.eps),
         "20 steps": PGD(ball, steps=20, step_size=ball.eps / 10),
         "twice the radius": PGD(twice, steps=20, step_size=twice.eps / 10),
-        "unbounded": eps_attack(everywhere),
+        # from the clean image: a random start so far away fools many, and shows nothing of gradients
+        "unbounded": PGD(whole, steps=100, step_size=whole.eps / 10),
         "Auto-PGD": Cascade(ball, (Stage("ce", APGD(ball)), Stage("dlr", APGD(ball, "dlr")))),
         "400 steps": Cascade(ball, (Stage("ce", APGD(ball, steps=400, restart=1)),)),
         "random search": Cascade(ball, (Stage("square", Square(ball, queries=QUERIES)),)),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fsrobust.attacks.probe import under_attack
-from fsrobust.plugin import Guarded
+from fsrobust.plugin import FSR, Guarded, insertion_points, parts_of
 from fsrobust.types import Images
 
 BINS = 50
@@ -22,14 +22,20 @@ def mask_pictures(model: nn.Module, x: Images, x_adv: Images) -> Mapping[str, ND
     counts of m in equal bins of [0, 1], clean and attacked; ``position``: the layer. Of several insertion
     points the last is shown.
     """
-    if not isinstance(model, Guarded):
+    if not insertion_points(model):
         return None
     with under_attack(model), torch.no_grad():
-        clean, attacked = model.parts(x).mask[-1], model.parts(x_adv).mask[-1]
+        clean, attacked = parts_of(model, x).mask[-1], parts_of(model, x_adv).mask[-1]
     histogram = [np.histogram(m.cpu().numpy(), bins=BINS, range=(0, 1))[0] for m in (clean, attacked)]
     return {
         "natural": clean.mean(1).cpu().numpy(),
         "attacked": attacked.mean(1).cpu().numpy(),
         "histogram": np.stack(histogram),
-        "position": np.array(model.at[-1]),
+        "position": np.array(_place(model)),
     }
+
+
+def _place(model: nn.Module) -> str:
+    """Return the layer that the last plug-in follows, or its own name where it is a layer itself."""
+    guarded = [module.at[-1] for module in model.modules() if isinstance(module, Guarded)]
+    return (guarded or [name for name, module in model.named_modules() if isinstance(module, FSR)])[-1]

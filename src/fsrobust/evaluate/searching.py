@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fsrobust.attacks import Attack
 from fsrobust.attacks.compiled import first_line, is_out_of_memory
-from fsrobust.attacks.losses import cross_entropy
+from fsrobust.attacks.losses import margin
 from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
 from fsrobust.attacks.view import FrozenView, View, multiplies_bf16
 from fsrobust.data.memory import free_memory
@@ -22,10 +22,10 @@ T = TypeVar("T")
 PILOTS: Final = 32
 """On how many samples it is tried whether a search on a copy, or in low precision, would find its way."""
 _AGREEING: Final = 0.8
-"""Least share of the gradient's weight on whose sign both precisions must agree; guessing gives a half.
+"""Least share of the margin gradient's weight on whose sign both precisions must agree; guessing gives a half.
 
-Networks trained with and without attacks came to 0.93 and more. One with logits blown up a thousandfold,
-where half precision would search in the dark, stays near a half.
+Networks trained with and without attacks came to 0.93 and more. One with features too fine for bf16, where it would
+search in the dark, stays near a half, however large its logits: a margin's gradient does not fade as they grow.
 """
 _SAME: Final = 0.98
 """The same for a copy in float32, where folded batch norms turn the signs of small gradients alone."""
@@ -96,17 +96,20 @@ def _in_float32(model: nn.Module, x: Images, y: Labels, why: str | None = None) 
 
 
 def _agreement(model: nn.Module, view: View, x: Images, y: Labels) -> float:
-    """Return the share of Σ|g| over pixels where bf16 and float32 agree on the sign of g, worst half of samples."""
+    """Return the share of Σ|g| over pixels where bf16 and float32 agree on the sign of g, worst half of samples.
+
+    g is the margin's gradient. Where no sample has one, there is nothing to show that the two are alike: 0.
+    """
 
     def gradient(ask: nn.Module | View) -> Tensor:
-        return Probe(ask).gradient(x, lambda logits: cross_entropy(logits, y))[0].flatten(1)
+        return Probe(ask).gradient(x, lambda logits: margin(logits, y))[0].flatten(1)
 
     with under_attack(model), ieee_fp32():
         exact, near = gradient(model), gradient(view)
     weight = exact.abs()
     shares = (weight * (exact.sign() == near.sign())).sum(1) / weight.sum(1).clamp_min(1e-38)
-    shares = shares[weight.sum(1) > 0]  # of a sample without a gradient there is nothing to agree on
-    return float(shares.sort().values[: max(1, len(shares) // 2)].mean()) if len(shares) else 1.0
+    shares = shares[weight.sum(1) > 0]
+    return float(shares.sort().values[: max(1, len(shares) // 2)].mean()) if len(shares) else 0.0
 
 
 def choose_batch(model: nn.Module, x: Images) -> int:

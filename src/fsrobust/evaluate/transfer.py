@@ -48,7 +48,7 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
 
     def attack_part(part: slice) -> Search:
         found = search(attack, surrogate, x[part], y[part], ids=ids[part], seed=seed, view=view)
-        with under_attack(model), ieee_fp32(), drawing(draws, derive(seed, "verdict"), x.device):
+        with under_attack(model), ieee_fp32(), drawing(derive(seed, "verdict"), x.device):
             predicted = predict(Probe(model, draws=draws), found.last)
         fooled = predicted != y[part]
         return replace(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fsrobust.models import ModelConfig
-from fsrobust.plugin.module import FSR, Mask, Separation
+from fsrobust.plugin.module import FSR, Mask, Separation, insertion_points
 from fsrobust.types import Images, InputError, Logits, unknown_name
 
 
@@ -53,24 +53,32 @@ class Guarded(nn.Module):
 
     def parts(self, x: Images) -> Parts:
         """Return logits, mask and the auxiliary logits of one and the same forward pass."""
-        points = [module for module in self.fsr if isinstance(module, FSR)]
+        return parts_of(self, x)
+
+
+def parts_of(model: nn.Module, x: Images) -> Parts:
+    """Return the parts of one forward pass of any model with the plug-in, also of one that wraps a guarded network.
+
+    Of a plug-in that runs several times in a pass it is the first.
+    """
+    points = insertion_points(model)
+    for point in points:
+        point.tape = []
+    try:
+        logits = model(x)
+        seen = [point.tape[0] for point in points if point.tape]
+    finally:
         for point in points:
-            point.tape = []
-        try:
-            logits = self.net(x)
-            seen = [point.tape[0] for point in points if point.tape]
-        finally:
-            for point in points:
-                point.tape = None
-        assert len(seen) == len(points), "a guarded layer was not run in this forward pass"
-        return Parts(
-            logits=logits,
-            robust=[s.robust for s in seen],
-            nonrobust=[s.nonrobust for s in seen],
-            recalibrated=[s.recalibrated for s in seen],
-            mask=[s.mask for s in seen],
-            separation_learns=any(point.separation is not None for point in points),
-        )
+            point.tape = None
+    assert len(seen) == len(points), "a guarded layer was not run in this forward pass"
+    return Parts(
+        logits=logits,
+        robust=[s.robust for s in seen],
+        nonrobust=[s.nonrobust for s in seen],
+        recalibrated=[s.recalibrated for s in seen],
+        mask=[s.mask for s in seen],
+        separation_learns=any(point.separation is not None for point in points),
+    )
 
 
 def attach(  # noqa: PLR0913 - a network, places, and what a plug-in can be

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fsrobust.plugin.mask import logistic_like
-from fsrobust.plugin.module import FSR
+from fsrobust.plugin.module import insertion_points
 from fsrobust.seeding import forked
 from fsrobust.types import Features
 
@@ -39,14 +39,10 @@ class _Rows:
         return noise[self.share.first : self.share.first + len(robustness)]
 
 
-def _points(model: nn.Module) -> list[FSR]:
-    return [module for module in model.modules() if isinstance(module, FSR)]
-
-
 @contextmanager
 def drawing_share(model: nn.Module, share: BatchShare | None) -> Iterator[None]:
     """Give the masks of ``model`` the noise of a share while inside; None leaves it to torch's default generator."""
-    points = _points(model)
+    points = insertion_points(model)
     if share is None or not points:
         yield
         return
@@ -65,7 +61,7 @@ def drawing_share(model: nn.Module, share: BatchShare | None) -> Iterator[None]:
 @contextmanager
 def drawn_again(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Let what is drawn inside be drawn again after: masks, dropout, whatever asks torch's default generator."""
-    generators = {p.draw.generator for p in _points(model) if isinstance(p.draw, _Rows)}
+    generators = {p.draw.generator for p in insertion_points(model) if isinstance(p.draw, _Rows)}
     states = [(generator, generator.get_state()) for generator in generators]
     with ExitStack() as stack:
         stack.enter_context(forked(device))

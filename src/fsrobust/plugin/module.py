@@ -122,7 +122,10 @@ class FSR(nn.Module):
         return mask, gate * self.recalibration(gate * f)
 
     def forward(self, f: Features) -> Features:
-        """Return the recalibrated map, same shape and dtype as ``f``."""
+        """Return the recalibrated map, same shape and dtype as ``f``; keep the parts while asked to."""
+        if self.tape is not None:
+            self.tape.append(separated := self.separate(f))
+            return separated.output
         _, residual = self._mask_and_residual(f)
         return f + residual
 
@@ -139,13 +142,14 @@ class FSR(nn.Module):
         return Separated(on_robust, on_nonrobust, on_recalibrated, mask=mask, output=f + residual)
 
     def replace_output(self, _layer: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        """Stand in as a forward hook: recalibrate a layer's output, and keep the parts while asked to.
+        """Stand in as a forward hook: recalibrate a layer's output.
 
         A bound method of a module, not a closure, so that a deep copy of the network takes its own FSR along.
         """
-        if self.tape is None:
-            recalibrated: Tensor = self(output)  # a call, so that a surrogate's hooks on the plug-in see it
-            return recalibrated
-        separated = self.separate(output)
-        self.tape.append(separated)
-        return separated.output
+        recalibrated: Tensor = self(output)
+        return recalibrated
+
+
+def insertion_points(model: nn.Module) -> list[FSR]:
+    """Return every plug-in in a model, however deep wrappers have buried it."""
+    return [module for module in model.modules() if isinstance(module, FSR)]

@@ -1,4 +1,4 @@
-"""Adaptive views of a guarded model: what an attacker climbs who knows how the plug-in is made.
+"""Adaptive views of a model with the plug-in: what an attacker climbs who knows how the plug-in is made.
 
 At τ = 0.1 the mask's gradient, m(1 − m)/τ, is all but zero where the mask is sure of itself, and an attack that
 climbs it may stop for no fault of its own. Each surrogate gives the same weights another gradient. Surrogates are
@@ -14,9 +14,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from fsrobust.plugin.attach import Guarded
+from fsrobust.plugin.attach import parts_of
 from fsrobust.plugin.mask import logistic, with_gradient_of
-from fsrobust.plugin.module import FSR
+from fsrobust.plugin.module import insertion_points
 from fsrobust.seeding import Noise
 from fsrobust.types import Features, Images, InputError, Logits
 
@@ -25,11 +25,11 @@ SURROGATES: Final = ("joint", "soft-backward", "transfer", "frozen-mask", "noisy
 
 
 def surrogates(
-    model: Guarded, *, weight: float = 1.0, tau: float = 1.0, draws: int = 8, seed: int = 0
+    model: nn.Module, *, weight: float = 1.0, tau: float = 1.0, draws: int = 8, seed: int = 0
 ) -> dict[str, nn.Module]:
     """Return networks from images to logits that share the model's weights, each with gradients of its own.
 
-    - "joint": main logits plus ``weight`` times the auxiliary head's of f⁺ and f̃⁻; see Joint.
+    - "joint": main logits with ``weight`` times the auxiliary head's of f⁺ and f̃⁻; see Joint.
     - "soft-backward": the model's own logits, bit for bit, with the gradient of a plug-in of temperature ``tau``.
     - "frozen-mask": the model's own logits; no gradient through the mask.
     - "no-residual": the model's own logits; gradient through the identity path alone.
@@ -42,15 +42,19 @@ def surrogates(
     The surrogates are in eval mode. They are copies of the structure; parameters and buffers are the model's own
     tensors, so take them once the model is on its device.
 
+    The plug-in may lie in a network that wraps the guarded one.
+
     Raises:
-        InputError: a tau, weight or number of draws that makes no sense.
+        InputError: a tau, weight or number of draws that makes no sense; a model without the plug-in.
     """
+    if not insertion_points(model):
+        raise InputError("Expected a model with the plug-in, but got one that has none")
     if not tau > 0 or not weight > 0 or draws < 1:
         raise InputError(
             f"Expected tau and weight above 0 and at least one draw, but got {tau}, {weight} and {draws}"
         )
     made: dict[str, nn.Module] = {"joint": Joint(_copy(model), weight)}
-    points = _points(model)
+    points = insertion_points(model)
     if any(point.separation is not None for point in points):
         made["soft-backward"] = _soften_backward(_copy(model), tau)
         made["transfer"] = _soften(_copy(model), tau)
@@ -62,28 +66,24 @@ def surrogates(
     return {name: made[name].eval() for name in made}
 
 
-def _copy(model: Guarded) -> Guarded:
+def _copy(model: nn.Module) -> nn.Module:
     """Return a model of the same tensors whose structure, hooks included, can be changed without a trace."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
-
-
-def _points(model: Guarded) -> list[FSR]:
-    return [point for point in model.fsr if isinstance(point, FSR)]
 
 
 def _detach(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
     return output.detach()
 
 
-def _soften_backward(model: Guarded, tau: float) -> Guarded:
+def _soften_backward(model: nn.Module, tau: float) -> nn.Module:
     """BPDA (Athalye et al., 2018): forward the plug-in as it is, backward the plug-in of temperature ``tau``.
 
     The whole plug-in, not the mask alone: where m is 1 the residual's factor 1 − m is 0, and would block the
     gradient that the softer mask has.
     """
     soft = _soften(_copy(model), tau)
-    for point, softer in zip(_points(model), _points(soft), strict=True):
+    for point, softer in zip(insertion_points(model), insertion_points(soft), strict=True):
         point.add_module("softer", softer)
         point.register_forward_hook(_as_softer)
     return model
@@ -94,43 +94,44 @@ def _as_softer(point: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> 
     return with_gradient_of(soft, output)
 
 
-def _soften(model: Guarded, tau: float) -> Guarded:
-    for point in _points(model):
+def _soften(model: nn.Module, tau: float) -> nn.Module:
+    for point in insertion_points(model):
         point.tau, point.mask = tau, "gumbel"  # a step becomes a sigmoid too
     return model
 
 
-def _freeze_mask(model: Guarded) -> Guarded:
-    for point in _points(model):
+def _freeze_mask(model: nn.Module) -> nn.Module:
+    for point in insertion_points(model):
         if point.separation is not None:
             point.separation.register_forward_hook(_detach)
     return model
 
 
-def _detach_residual(model: Guarded) -> Guarded:
+def _detach_residual(model: nn.Module) -> nn.Module:
     """Cut (1 − m)⊗R((1 − m)⊗f) off: both of its factors, S's output and R's."""
-    for point in _points(_freeze_mask(model)):
+    for point in insertion_points(_freeze_mask(model)):
         point.recalibration.register_forward_hook(_detach)
     return model
 
 
 class Joint(nn.Module):
-    """Logits z + weight · (aux f⁺ + aux f̃⁻), averaged over insertion points.
+    """The weighted mean of logits (z + weight · (aux f⁺ + aux f̃⁻)) / (1 + 2 · weight), over all insertion points.
 
-    Their softmax is proportional to p_main · (p_f⁺ · p_f̃⁻)^weight, so any loss of logits that lowers y's place in it
-    pushes against all three at once: cross-entropy's gradient falls on each head. Adding the heads' log-softmax in
-    place of their logits would shift all classes alike, which neither cross-entropy nor a margin sees.
+    Their softmax is a geometric mean of p_main and of the heads' p_f⁺ and p_f̃⁻, so any loss of logits that lowers y's
+    place in it pushes against all three at once: cross-entropy's gradient falls on each head. The heads' log-softmax
+    in place of their logits would shift all classes alike, which neither cross-entropy nor a margin sees. A mean, not
+    a sum: where three heads agree, the margins of a sum add up, and its cross-entropy's gradient vanishes in float32.
     """
 
-    def __init__(self, model: Guarded, weight: float) -> None:
+    def __init__(self, model: nn.Module, weight: float) -> None:
         super().__init__()
         self.model, self.weight = model, weight
 
     def forward(self, x: Images) -> Logits:
         """Return the joint logits."""
-        parts = self.model.parts(x)
+        parts = parts_of(self.model, x)
         heads = [a + b for a, b in zip(parts.robust, parts.recalibrated, strict=True)]
-        return parts.logits + self.weight * torch.stack(heads).mean(0)
+        return (parts.logits + self.weight * torch.stack(heads).mean(0)) / (1 + 2 * self.weight)
 
 
 class Noisy(nn.Module):
@@ -142,12 +143,12 @@ class Noisy(nn.Module):
     and then a pass costs as much as ``draws`` of the model's.
     """
 
-    def __init__(self, model: Guarded, draws: int, seed: int) -> None:
+    def __init__(self, model: nn.Module, draws: int, seed: int) -> None:
         super().__init__()
         self.model, self.draws = model, draws
         self.branch = _Branch(draws)
         self.late: bool | None = None
-        for index, point in enumerate(_points(model)):
+        for index, point in enumerate(insertion_points(model)):
             if point.separation is not None and point.mask == "gumbel":
                 point.register_forward_pre_hook(self.branch)
                 point.separation.register_forward_hook(_Jitter(draws, seed, index))

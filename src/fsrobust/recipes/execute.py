@@ -16,7 +16,7 @@ from fsrobust.evaluate import Study, Subject
 from fsrobust.evaluate.adaptive import ADAPTIVE
 from fsrobust.evaluate.searching import PILOTS, choose_precision
 from fsrobust.evaluate.store import device_of
-from fsrobust.plugin import Guarded, config_of
+from fsrobust.plugin import config_of, insertion_points
 from fsrobust.recipes.networks import check_answers, find_network
 from fsrobust.recipes.start import initial_model
 from fsrobust.records import read_config
@@ -207,15 +207,14 @@ def attacks_for(model: nn.Module, text: str | None) -> tuple[list[str], list[str
         InputError: an unknown name.
     """
     if text is None:
-        adapts = isinstance(model, Guarded)
-        return [*SUITES["whitebox"], "autoattack", *([ADAPTIVE] if adapts else [])], []
+        return [*SUITES["whitebox"], "autoattack", *([ADAPTIVE] if insertion_points(model) else [])], []
     return applicable(expand_attacks(text), model)
 
 
 def applicable(names: Sequence[str], model: nn.Module) -> tuple[list[str], list[str]]:
     """Return the attacks that there are for a model, and a sentence for what was left out while others remain."""
     left = [name for name in names if name != ADAPTIVE]
-    if isinstance(model, Guarded) or len(left) in {0, len(names)}:
+    if insertion_points(model) or len(left) in {0, len(names)}:
         return list(names), []
     return left, ['"adaptive" is left out: the model has no plug-in, so there is nothing to adapt to']
 

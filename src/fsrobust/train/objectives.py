@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fsrobust.attacks import PGD, Ball, Linf
 from fsrobust.attacks.losses import kl_divergence
-from fsrobust.plugin import Guarded, Parts, recalibration_loss, separation_loss
+from fsrobust.plugin import Parts, insertion_points, parts_of, recalibration_loss, separation_loss
 from fsrobust.plugin.draws import drawn_again
 from fsrobust.plugin.loss import Nonrobust
 from fsrobust.train.awp import AWP
@@ -251,8 +251,8 @@ class _Pass:
 
 
 def _forward(model: nn.Module, x: Images) -> _Pass:
-    if isinstance(model, Guarded):
-        parts = model.parts(x)
+    if insertion_points(model):
+        parts = parts_of(model, x)
         return _Pass(_wide(parts.logits), parts)
     return _Pass(_wide(model(x)), None)
 
