@@ -144,17 +144,17 @@ class _TwoHills(nn.Module):
     """Class 1 wins at the top of one of two hills; from the clean image every path leads up the other."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits [B, 2]: by the first pixel alone."""
-        s = (x.flatten(1)[:, 0] - 0.5) / BALL.eps
-        score = torch.where(s > 0.02, 3 * s - 2, -2 - s)
-        return torch.stack([torch.zeros_like(s), score], 1)
+        """Return logits [B, 2]: by the first two pixels, of which both have to be on the right side."""
+        pair = (x.flatten(1)[:, :2] - 0.5) / BALL.eps
+        score = torch.where((pair > 0.02).all(1), 3 * pair.amin(1) - 2, -3 - pair.sum(1))
+        return torch.stack([torch.zeros_like(score), score], 1)
 
 
 def test_a_start_elsewhere_finds_the_other_hill() -> None:
-    """Half of the starts lie on either side: who began on the wrong one falls to longer attacks: "not converged"."""
-    sign = traps("not converged", _TwoHills(), grey(60))
+    """A quarter of the starts lie on the right side; a longer attack that begins there shows it: "not converged"."""
+    sign = traps("not converged", _TwoHills(), grey(120))
     assert sign.found
-    assert 0 < sign.hits < 60
+    assert sign.hits < 60
     assert traps("not converged", _Valley((0, -2), (0.8, 1), (9, 2)), grey(40)).found is False
 
 
