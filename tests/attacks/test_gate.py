@@ -212,3 +212,20 @@ def test_nested_attacks_restore_step_by_step(small_net: nn.Module) -> None:
         assert not small_net.training
         assert not any(p.requires_grad for p in small_net.parameters())
     assert small_net.training
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["square", "nattack"])
+def test_nobody_hides_behind_nan(name: str) -> None:
+    """No margin is wider than NaN: a network that gives it where it is unsure would withstand any random search."""
+
+    class Shy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            z = x.flatten(1)[:, :4]
+            best = z.topk(2).values
+            return torch.where((best[:, :1] - best[:, 1:]) < 0.15, torch.nan, z)
+
+    x = torch.zeros(6, 1, 2, 2)
+    x[:, 0, 0, 0] = 0.3
+    with pytest.raises(InputError, match="NaN"):
+        perturb(make_attack(name, Linf(0.1)), Shy(), x, torch.zeros(6, dtype=torch.long))

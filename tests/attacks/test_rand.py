@@ -118,6 +118,22 @@ def test_a_lucky_draw_is_no_verdict(robust_net: tuple[nn.Module, Tensor, Tensor]
     assert not search(replace(single, draws=DRAWS), Moody(model), x, y, ids=ids).fooled_any.any()
 
 
+def test_draws_are_seeded_whatever_the_attack(robust_net: tuple[nn.Module, Tensor, Tensor]) -> None:
+    """One draw a query, too: the same attack on the same batch sees the same network twice, a torch seed aside."""
+    model, x, y = robust_net
+    ids, noisy = torch.arange(40), Noisy(model, 0.1)
+
+    def attacked(seed: int) -> Tensor:
+        found = search(make_attack("pgd20", BALL), noisy, x[:40], y[:40], ids=ids, seed=seed)
+        return torch.stack([found.fooled_last, found.fooled_any, *found.path])
+
+    torch.manual_seed(1)
+    once = attacked(0)
+    torch.manual_seed(2)
+    assert torch.equal(attacked(0), once)
+    assert not torch.equal(attacked(1), once)
+
+
 def test_a_stage_leaves_alone_what_the_ones_before_it_fooled(
     robust_net: tuple[nn.Module, Tensor, Tensor],
 ) -> None:

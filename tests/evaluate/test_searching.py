@@ -80,8 +80,11 @@ def test_a_network_that_bears_bf16_is_searched_in_it(
     assert choose_precision(robust, *pilots(), "bf16").precision == "bf16"
 
 
-def test_a_network_that_hides_from_bf16_is_searched_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a function too steep for 8 bits bf16 gradients are noise; auto sees it and says so."""
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_a_network_that_hides_from_bf16_is_searched_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    """Of a function too steep for 8 bits bf16 gradients are noise; auto sees it, however large the logits."""
 
     class Fine(nn.Module):
         """A wave so short that bf16 loses its phase."""
@@ -93,7 +96,7 @@ def test_a_network_that_hides_from_bf16_is_searched_in_fp32(monkeypatch: pytest.
 
         def forward(self, x: Tensor) -> Tensor:
             logits: Tensor = self.last(torch.sin(self.first(x.flatten(1)) * 2000))
-            return logits
+            return factor * logits
 
     monkeypatch.setattr(searching, "multiplies_bf16", lambda _device: True)
     torch.manual_seed(0)
@@ -101,6 +104,15 @@ def test_a_network_that_hides_from_bf16_is_searched_in_fp32(monkeypatch: pytest.
     assert found.precision == "fp32"
     assert found.why is not None
     assert "agree" in found.why
+
+
+def test_nothing_to_agree_on_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network whose gradients are all zero has not shown that it bears bf16."""
+    monkeypatch.setattr(searching, "multiplies_bf16", lambda _device: True)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    with torch.no_grad():
+        flat[1].weight.zero_()
+    assert choose_precision(flat, *pilots(), "auto").precision == "fp32"
 
 
 def test_a_network_without_bf16_is_searched_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:

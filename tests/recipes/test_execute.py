@@ -9,7 +9,15 @@ import torch
 
 from fsrobust.cli import run
 from fsrobust.evaluate import read_records
-from fsrobust.recipes.execute import find_target, pick_device, plan_study, training_device
+from fsrobust.plugin import create_model
+from fsrobust.recipes.execute import (
+    applicable,
+    attacks_for,
+    find_target,
+    pick_device,
+    plan_study,
+    training_device,
+)
 from fsrobust.types import InputError
 
 OWN = """
@@ -118,6 +126,13 @@ def test_a_refused_setting_leaves_no_run_behind(
     assert run(["train", "digits-at", "--set", setting, "--out", str(out), "--device", "cpu"]) == 2
     assert "Expected" in capsys.readouterr().err or setting.startswith("model")
     assert not (out / "config.json").exists()
+
+
+def test_a_wrapped_plug_in_is_adapted_to_unasked() -> None:
+    """A network around a guarded one, such as its normalisation, keeps its adaptive attack."""
+    wrapped = torch.nn.Sequential(torch.nn.Identity(), create_model("resnet_small", classes=4, fsr="paper"))
+    assert "adaptive" in attacks_for(wrapped, None)[0]
+    assert applicable(["fgsm", "adaptive"], wrapped) == (["fgsm", "adaptive"], [])
 
 
 @pytest.mark.usefixtures("own")
