@@ -144,6 +144,69 @@ def test_seeds_are_paired() -> None:
     assert any("at least three" in note for note in two.notes)
 
 
+def standing(*counts: int, n: int = 1000) -> list[Outcome]:
+    """Return outcomes of which the first so many samples stand under one attack, all being right when clean."""
+    made = []
+    for count in counts:
+        fooled = {"fgsm": np.arange(n) >= count}
+        every = np.ones(n, bool)
+        made.append(Outcome(np.arange(n), every, {"fgsm": every}, fooled, fooled))
+    return made
+
+
+def test_ten_samples_are_no_certainty() -> None:
+    """Without a discordant sample the bootstrap is a point; sentence and interval know how few ten are."""
+    made = compare(*standing(5, 5, n=10))
+    found = made.row("fgsm")
+    assert isinstance(found, Contrast)
+    assert found.bootstrap == (0.0, 0.0)
+    assert found.interval == Paired(5, 0, 0, 5).interval()
+    assert "No difference is shown: B less A is +0.0 points (95 % interval -16.7 to +16.7)." in made.sentence
+
+
+def test_an_interval_that_leaves_out_0_is_explained_where_the_test_shows_nothing() -> None:
+    """0 against 5 discordant of 100, p = 0.062: Newcombe's interval, and a word on which of both decides."""
+    text = compare(*standing(50, 55, n=100)).sentence
+    assert "B less A is +5.0 points (95 % interval +0.3 to +9.6)." in text
+    assert "The interval alone would leave out 0, but the test decides." in text
+    assert "the test decides" not in compare(*standing(50, 51, n=100)).sentence
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_equal_differences_are_no_certainty(seeds: int) -> None:
+    """One sample of 1,000 more with every seed has no spread: nobody is ahead, and there is no p."""
+    made = compare_seeds(standing(*range(500, 500 + seeds)), standing(*range(501, 501 + seeds)))
+    assert f"Undecided: B less A is +0.1 points with each of the {seeds} seeds" in made.sentence
+    assert "no spread to judge by" in made.sentence
+    assert "p:" not in made.sentence
+    found = made.row("fgsm")
+    assert isinstance(found, SeedsContrast)
+    assert np.isnan([found.adjusted_p, found.difference.p]).all()
+    assert json.loads(json.dumps(made.summary(), allow_nan=False))["rows"][-1]["adjusted_p"] is None
+
+
+def test_two_seeds_put_nobody_ahead() -> None:
+    """Even with p < 0.05; the same with a third seed does."""
+    a, b = standing(500, 500, 500), standing(700, 702, 701)
+    two, three = compare_seeds(a[:2], b[:2]), compare_seeds(a, b)
+    found = two.row("fgsm")
+    assert isinstance(found, SeedsContrast)
+    assert found.difference.p < 0.05
+    assert "Undecided, 2 seeds being too few to judge by: B less A is +20.1 points" in two.sentence
+    assert "ahead" not in two.sentence
+    assert "B is ahead by 20.1 points" in three.sentence
+
+
+def test_a_row_without_a_p_makes_no_other_one_smaller() -> None:
+    """Natural accuracy does not differ here, so it has no p; Holm still counts it as a row."""
+    made = compare_seeds(standing(500, 500, 500), standing(700, 702, 701))
+    natural, found = made.row("natural"), made.row("fgsm")
+    assert isinstance(natural, SeedsContrast)
+    assert isinstance(found, SeedsContrast)
+    assert np.isnan(natural.adjusted_p)
+    assert found.adjusted_p == pytest.approx(2 * found.difference.p)
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     """No common sample, an id that comes twice, unequal seeds, an unknown row: each with a sentence."""
     a, b = outcome(seed=0, robust=0.5), outcome(seed=1, robust=0.5)

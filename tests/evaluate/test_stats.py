@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from fsrobust.evaluate import Interval, wilson
-from fsrobust.evaluate.stats import Paired, holm, over_seeds
+from fsrobust.evaluate.stats import Paired, duels, holm, over_seeds
 from fsrobust.types import InputError
 
 TABLES = [(40, 5, 15, 40), (0, 0, 0, 7), (3, 0, 9, 0), (50, 12, 12, 26), (900, 31, 3, 66), (0, 1, 0, 0)]
@@ -160,11 +160,51 @@ def test_seeds_are_scipys_t() -> None:
     assert made.sd == pytest.approx(np.std(np.subtract(b, a), ddof=1), abs=1e-12)
 
 
-def test_seeds_that_agree_have_no_spread() -> None:
-    """All equal: an interval of one point; a difference of 0 is no evidence, any other one is certain."""
-    assert over_seeds([0.0, 0.0]).p == 1.0
-    made = over_seeds([0.25, 0.25, 0.25])
-    assert (made.p, made.sd, made.interval) == (0.0, 0.0, Interval(0.25, 0.25))
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0, 0.0],
+        [0.25, 0.25, 0.25],
+        [0.1] * 3,  # their deviation is 10⁻¹⁷ in float64
+        [0.456 - 0.455, 0.502 - 0.501, 0.738 - 0.737],  # one sample of 1,000 each
+    ],
+)
+def test_seeds_that_agree_have_no_spread(values: list[float]) -> None:
+    """All equal but for float64's roundings: no deviation, and no interval or p that could be taken for certainty."""
+    made = over_seeds(values)
+    assert made.mean == pytest.approx(np.mean(values))
+    assert made.sd == 0
+    assert np.isnan([made.p, *made.interval]).all()
+
+
+def test_one_sample_of_a_thousand_is_spread() -> None:
+    """The least difference that 10⁶ samples can have is not taken for rounding."""
+    made = over_seeds([0.25, 0.25, 0.25 + 1e-6])
+    assert made.sd > 0
+    assert made.p < 1e-4
+
+
+def test_every_pair_of_every_field_is_adjusted_for() -> None:
+    """Duels hold the pair's counts, i less j, and Holm's p over all of them, as statsmodels has it."""
+    rng = np.random.default_rng(4)
+    fields = [[rng.random(60) < share for share in shares] for shares in ((0.9, 0.6, 0.5), (0.7, 0.4))]
+    made = duels(fields)
+    assert [set(field) for field in made] == [{(0, 1), (0, 2), (1, 2)}, {(0, 1)}]
+    flat = [(field, places) for field, found in enumerate(made) for places in found]
+    raw = [Paired.of(fields[field][j], fields[field][i]).p for field, (i, j) in flat]
+    theirs = multipletests(raw, method="holm")[1]
+    assert [made[field][places].adjusted_p for field, places in flat] == pytest.approx(theirs, abs=1e-12)
+    assert made[0][0, 2].pairs.difference == pytest.approx(fields[0][0].mean() - fields[0][2].mean())
+
+
+@pytest.mark.parametrize("n", [10, 100, 1000])
+def test_the_interval_holds_0_only_where_the_test_is_silent(n: int) -> None:
+    """A p of at most 0.05 never stands beside a paired interval that holds 0: no sentence can say both."""
+    for only_a in range(min(n, 20)):
+        for only_b in range(only_a, min(n - only_a, 40) + 1):
+            for both in (0, (n - only_a - only_b) // 2, n - only_a - only_b):
+                pairs = Paired(both, only_a, only_b, n - only_a - only_b - both)
+                assert pairs.p > 0.05 or pairs.interval().low > 0
 
 
 def test_what_has_no_answer_is_refused() -> None:

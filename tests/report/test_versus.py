@@ -7,6 +7,7 @@ import pytest
 
 from fsrobust.attacks import Linf
 from fsrobust.evaluate.compare import Contrast, SeedsContrast
+from fsrobust.evaluate.stats import Paired
 from fsrobust.report.versus import versus, versus_text
 from fsrobust.types import InputError
 from tests.report.builder import Fake, write_fake, write_run
@@ -44,6 +45,40 @@ def test_two_runs_are_compared_by_their_records(tmp_path: Path) -> None:
     summary = json.loads(json.dumps(made.summary()))
     assert summary["setting"]["eps"] == "8/255"
     assert len(summary["rows"]) == 8
+
+
+def test_table_sentence_and_json_hold_one_interval(tmp_path: Path) -> None:
+    """Of 20 samples without a discordant one the interval is no point, in the table as in the sentence."""
+    made = versus([write_run(tmp_path / "a")], [write_run(tmp_path / "b", Fake(weights=1))])
+    low, high = Paired(7, 0, 0, 13).interval()
+    assert low == pytest.approx(-high) == pytest.approx(-0.1019, abs=5e-5)
+    assert "95 % interval -10.2 to +10.2" in made.comparison.sentence
+    rows = [text for text in versus_text(made).splitlines() if text.lstrip().startswith("Ensemble")]
+    assert len(rows) == 2
+    assert "−10.2 to +10.2" in rows[1]
+    row = made.summary()["rows"][-1]  # type: ignore[index]
+    assert row["interval"] == pytest.approx([low, high])
+    assert row["bootstrap"] == [0.0, 0.0]
+
+
+def test_seeds_without_spread_have_a_dash(tmp_path: Path) -> None:
+    """Neither interval nor p where every seed has the same difference; JSON says null, as it knows no NaN."""
+    sides = [
+        [
+            write_run(tmp_path / f"{side}{k}", Fake(fooled_last={"fgsm": fooled}, fooled_any={}, weights=k))
+            for k in range(3)
+        ]
+        for side, fooled in {"a": "1" * 5 + "0" * 15, "b": "1" * 4 + "0" * 16}.items()
+    ]
+    made = versus(*sides)
+    (line, _) = [text for text in versus_text(made).splitlines() if text.startswith("FGSM")]
+    assert line.split()[-3:] == ["–", "–", "–"]
+    row = json.loads(json.dumps(made.summary(), allow_nan=False))["rows"][-1]
+    assert (row["adjusted_p"], row["difference"]["p"], row["difference"]["interval"]) == (
+        None,
+        None,
+        [None, None],
+    )
 
 
 def test_the_checkpoint_is_chosen(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """fsrobust compare, doctor, estimate: what is known before and after the work, without doing it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -40,6 +41,10 @@ def compare(
     from fsrobust.report.versus import versus, versus_text
 
     sides = [[Path(part.strip()) for part in side.split(",") if part.strip()] for side in (a, b)]
+    if not all(sides):
+        raise InputError(
+            f'Expected two runs, each DIR or DIR,DIR,DIR, but got "{a}" and "{b}"; name one on each side'
+        )
     made = versus(*sides, checkpoint=checkpoint)
     print_json(made.summary()) if as_json else typer.echo(versus_text(made))
 
@@ -75,7 +80,6 @@ def doctor(
 
 
 def estimate(
-    ctx: typer.Context,
     what: Annotated[str, typer.Argument(help="A recipe to train, or a target to evaluate.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Of a recipe: change a setting, train.epochs=30")
@@ -109,8 +113,19 @@ def estimate(
     from fsrobust.recipes import execute, inspect, recipe, start
 
     place, is_target = execute.pick_device(device), inspect.is_target(what)
+    of_a_recipe = {"--set": settings, "--init": init, "--attach": attach}
+    of_a_target = {
+        "--attacks": attacks,
+        "--eps": eps,
+        "--norm": norm,
+        "--batch": batch,
+        "--checkpoint": checkpoint != "last",
+        "--limit": limit != 1000,
+        "--curve-samples": curve_samples != 100,
+        "--precision": precision != "auto",
+    }
+    _refuse(of_a_recipe if is_target else of_a_target, of="a target" if is_target else "a recipe")
     if is_target:
-        _refuse(ctx, _OF_A_RECIPE, of="a target")
         study = execute.plan_study(
             execute.find_target(what, checkpoint=checkpoint),
             data=data,
@@ -129,7 +144,6 @@ def estimate(
             study, names, curve_samples=curve_samples, diagnosis=attacks is None, batch=batch
         )
     else:
-        _refuse(ctx, _OF_A_TARGET, of="a recipe")
         start.refuse_clashes(settings or [], init=init, attach=attach or [], engine=None)
         begun = start.prepare(
             override(recipe(what), settings or []),
@@ -145,20 +159,11 @@ def estimate(
     print_json(found.summary()) if as_json else typer.echo(_lines(found))
 
 
-_OF_A_RECIPE: Final = ("settings", "init", "attach")
-_OF_A_TARGET: Final = (
-    "attacks", "eps", "norm", "checkpoint", "limit", "curve_samples", "batch", "precision",
-)  # fmt: skip
-
-
-def _refuse(ctx: typer.Context, names: tuple[str, ...], *, of: str) -> None:
-    """Refuse options that were given and say nothing about what is asked for, rather than pass them over."""
-    for option in ctx.command.params:
-        source = ctx.get_parameter_source(str(option.name))
-        if option.name in names and source is not None and source.name == "COMMANDLINE":
-            raise InputError(
-                f"Expected options of {of}, but {option.opts[0]} says nothing about one; leave it out"
-            )
+def _refuse(options: Mapping[str, object], *, of: str) -> None:
+    """Refuse options that say nothing about what is asked for, rather than pass them over."""
+    for name, given in options.items():
+        if given:
+            raise InputError(f"Expected options of {of}, but {name} says nothing about one; leave it out")
 
 
 def _lines(found: "Estimate") -> str:

@@ -1,8 +1,9 @@
 """Two models on the same samples: what differs, and whether chance alone explains it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from fsrobust.evaluate.aligned import COUNTS, ENSEMBLE, Column, Count, align, columns
 from fsrobust.evaluate.outcome import Outcome
@@ -10,6 +11,8 @@ from fsrobust.evaluate.stats import Interval, Paired, Seeds, holm, over_seeds, w
 from fsrobust.types import InputError
 
 ALPHA: Final = 0.05
+FEWEST_SEEDS: Final = 3
+"""With fewer trainings a side nobody is called ahead: two say next to nothing of their spread."""
 
 CHECKPOINTS_ONLY: Final = (
     "This compares two checkpoints. A claim about two methods needs at least three seeds of each."
@@ -21,8 +24,9 @@ class Contrast:
     """A row: one attack, "natural", or "ensemble", by one count; differences are B less A, in [-1, 1].
 
     ``a`` and ``b`` are accuracies with their Wilson intervals. Of the difference, ``interval`` is Newcombe's
-    paired one and ``bootstrap`` resamples the samples; ``p`` is exact McNemar, ``adjusted_p`` is Holm's over
-    the rows of the same count.
+    paired one, which sentences and tables show; ``bootstrap`` resamples the samples and is a second opinion, a
+    point where no sample is discordant. ``p`` is exact McNemar, ``adjusted_p`` is Holm's over the rows of the same
+    count.
     """
 
     name: str
@@ -44,7 +48,8 @@ class Contrast:
 class SeedsContrast:
     """A row over seeds: mean ± sd of either side, and of the differences B less A, paired seed by seed.
 
-    ``difference.p`` is that of the paired t test, ``adjusted_p`` is Holm's over the rows of the same count.
+    ``difference.p`` is that of the paired t test, ``adjusted_p`` is Holm's over the rows of the same count; both
+    are NaN where every seed has the same difference.
     """
 
     name: str
@@ -84,8 +89,8 @@ class Comparison:
         raise InputError(f'Expected a row "{name}" by the count "{count}", but this comparison has none')
 
     def summary(self) -> dict[str, object]:
-        """Return everything as plain values: for JSON."""
-        return asdict(self)
+        """Return everything as plain values: for JSON, which knows no NaN, so what is not known is None."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
 
 def compare(outcome_a: Outcome, outcome_b: Outcome, *, seed: int = 0) -> Comparison:
@@ -107,7 +112,7 @@ def compare(outcome_a: Outcome, outcome_b: Outcome, *, seed: int = 0) -> Compari
     top, k = _headline(rows)
     sentence = (
         f"{_under(top.name, top.count)} A is right on {_percent(top.a)} and B on {_percent(top.b)} of the same "
-        f"{a.n:,} samples. {_verdict(top.difference, top.bootstrap, top.adjusted_p)} Only A "
+        f"{a.n:,} samples. {_verdict(top.difference, top.interval, top.adjusted_p)} Only A "
         f"gets {top.only_a:,} of them right, only B {top.only_b:,}. Exact McNemar test, "
         f"p: {p_text(top.p)}{_holm(top.adjusted_p, k)}."
     )
@@ -137,13 +142,11 @@ def compare_seeds(side_a: Sequence[Outcome], side_b: Sequence[Outcome]) -> Compa
     sentence = (
         f"{_under(top.name, top.count)} A is right on {_spread(top.a)} and B on {_spread(top.b)} (mean ± sd of "
         f"{seeds} seeds) of the same {outcomes[0].n:,} samples. "
-        f"{_verdict(top.difference.mean, top.difference.interval, top.adjusted_p)} Paired t test, "
-        f"p: {p_text(top.difference.p)}{_holm(top.adjusted_p, k)}."
+        f"{_seeds_verdict(top, k)}"
     )
     few = ["Two seeds say little of the spread: a claim about methods needs at least three."]
-    return Comparison(
-        outcomes[0].n, seeds, rows, sentence, [*lacking, *notes, *_multiplicity(k), *few * (seeds < 3)]
-    )
+    few *= seeds < FEWEST_SEEDS
+    return Comparison(outcomes[0].n, seeds, rows, sentence, [*lacking, *notes, *_multiplicity(k), *few])
 
 
 def _contrast(column: Column, pairs: Paired, adjusted_p: float, seed: int) -> Contrast:
@@ -173,10 +176,14 @@ def _three(column: Column, a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[
 
 
 def _adjusted(asked: Sequence[Column], p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted among the rows of one count: both counts are of the same verdicts, twice."""
-    pairs = list(zip(asked, p_values, strict=True))
+    """Return p-values adjusted among the rows of one count: both counts are of the same verdicts, twice.
+
+    A row without a p stays without, and makes the others' no smaller: it counts as one of 1.
+    """
+    pairs = [(column, 1.0 if math.isnan(p) else p) for column, p in zip(asked, p_values, strict=True)]
     made = {c: iter(holm([p for column, p in pairs if column.count == c])) for c in COUNTS}
-    return [next(made[column.count]) for column in asked]
+    adjusted = [next(made[column.count]) for column in asked]
+    return [p if math.isnan(p) else q for p, q in zip(p_values, adjusted, strict=True)]
 
 
 def _headline(rows: Sequence[_Row]) -> tuple[_Row, int]:
@@ -205,12 +212,50 @@ def _under(name: str, count: Count) -> str:
 
 
 def _verdict(difference: float, interval: Interval, adjusted_p: float) -> str:
+    """Return what the test shows.
+
+    The exact test is the more cautious of the two, and adjusted for all rows: where the interval leaves out 0 all
+    the same, the sentence says which one decides.
+    """
     low, high = (100 * end for end in interval)
     points = 100 * difference
     if adjusted_p > ALPHA:
-        return f"No difference is shown: B less A is {points:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})."
+        but = "" if low <= 0 <= high else " The interval alone would leave out 0, but the test decides."
+        return f"No difference is shown: B less A is {_about(difference, interval)}.{but}"
     ahead, near, far = ("B", low, high) if points > 0 else ("A", -high, -low)
     return f"{ahead} is ahead by {abs(points):.1f} points (95 % interval {near:.1f} to {far:.1f})."
+
+
+def _seeds_verdict(row: SeedsContrast, k: int) -> str:
+    """Return who is ahead and by which test, or why nobody can be called so."""
+    made = row.difference
+    if math.isnan(made.p):
+        return (
+            f"Undecided: B less A is {100 * made.mean:+.1f} points with each of the {made.count} seeds, which leaves "
+            "no spread to judge by."
+        )
+    if made.count < FEWEST_SEEDS:
+        verdict = (
+            f"Undecided, {made.count} seeds being too few to judge by: B less A is "
+            f"{_about(made.mean, made.interval)}."
+        )
+    else:
+        verdict = _verdict(made.mean, made.interval, row.adjusted_p)
+    return f"{verdict} Paired t test, p: {p_text(made.p)}{_holm(row.adjusted_p, k)}."
+
+
+def _about(difference: float, interval: Interval) -> str:
+    low, high = (100 * end for end in interval)
+    return f"{100 * difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without NaN, at whatever depth."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _percent(share: float) -> str:
@@ -222,11 +267,13 @@ def _spread(made: Seeds) -> str:
 
 
 def p_text(value: float) -> str:
-    """Return a p-value to two figures.
+    """Return a p-value to two figures, a dash where there is none.
 
-    >>> p_text(0.0312), p_text(1e-9), p_text(1.0)
-    ('0.031', '<0.0001', '1')
+    >>> p_text(0.0312), p_text(1e-9), p_text(1.0), p_text(math.nan)
+    ('0.031', '<0.0001', '1', '–')
     """
+    if math.isnan(value):
+        return "–"
     return "<0.0001" if value < 1e-4 else f"{value:.2g}"
 
 

@@ -1,5 +1,7 @@
 """Intervals and tests: how far a share measured on n samples may be off, and whether two of them differ."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -13,6 +15,8 @@ from fsrobust.types import InputError
 
 DRAWS: Final = 10_000
 """Bootstrap draws: the Monte-Carlo error of an end is then about 0.03 standard errors of the difference."""
+NO_SPREAD: Final = 1e-12
+"""Numbers that differ by less are equal but for float64's roundings: accuracies lie on a grid of 1/n."""
 
 
 class Interval(NamedTuple):
@@ -108,6 +112,7 @@ class Paired:
         """Return the percentile interval of the difference over ``draws`` resamplings of the samples.
 
         Resampling n pairs with replacement draws their four counts from a multinomial: that is drawn directly.
+        Of few discordant samples it knows too little, of none it makes a point: sentences rest on ``interval``.
         """
         shares = np.array([self.only_a, self.only_b, self.both + self.neither]) / self.n
         drawn = np.random.default_rng(seed).multinomial(self.n, shares, size=draws)
@@ -135,10 +140,39 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
+class Duel:
+    """Two of several classifiers on the same samples; ``adjusted_p`` is Holm's over all duels of the family."""
+
+    pairs: Paired
+    adjusted_p: float
+
+
+def duels(fields: Sequence[Sequence[NDArray[np.bool_]]]) -> list[dict[tuple[int, int], Duel]]:
+    """Return, for each field of classifiers, place i less place j for all i < j, with Holm's p over all fields.
+
+    A field is a bit vector [n] per classifier, True where it is right. All pairs count, not only those of the
+    best with others: which one is best was seen on these very samples.
+
+    >>> import numpy as np
+    >>> best, other = np.arange(10) < 9, np.arange(10) < 1
+    >>> duel = duels([[best, other]])[0][0, 1]
+    >>> duel.pairs.difference, round(duel.adjusted_p, 4)
+    (0.8, 0.0078)
+    """
+    paired = [
+        {(i, j): Paired.of(rights[j], rights[i]) for i, j in itertools.combinations(range(len(rights)), 2)}
+        for rights in fields
+    ]
+    adjusted = iter(holm([pairs.p for field in paired for pairs in field.values()]))
+    return [{places: Duel(pairs, next(adjusted)) for places, pairs in field.items()} for field in paired]
+
+
+@dataclass(frozen=True)
 class Seeds:
     """A number over several seeds: mean, standard deviation, and Student's t interval of the mean.
 
-    ``p`` is that of the two-sided t test against a mean of 0: of use where the numbers are differences.
+    ``p`` is that of the two-sided t test against a mean of 0: of use where the numbers are differences. Where all
+    seeds agree there is no spread to judge by: ``p`` and both ends of the interval are NaN.
     """
 
     mean: float
@@ -151,6 +185,9 @@ class Seeds:
 def over_seeds(values: Sequence[float], *, confidence: float = 0.95) -> Seeds:
     """Return mean ± sd of one number per seed; differences of paired seeds make a paired t interval and test.
 
+    That seeds agree to the last sample is chance and the grid of 1/n, not certainty: the t statistic is then
+    mean/0, and no interval and no p are given.
+
     >>> made = over_seeds([0.50, 0.52, 0.54])
     >>> round(made.mean, 3), round(made.sd, 3), round(made.interval.low, 3)
     (0.52, 0.02, 0.47)
@@ -162,8 +199,9 @@ def over_seeds(values: Sequence[float], *, confidence: float = 0.95) -> Seeds:
     if count < 2:
         raise InputError(f"Expected at least 2 seeds, but got {count}")
     mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
+    if max(values) - min(values) < NO_SPREAD:
+        return Seeds(mean, 0.0, Interval(math.nan, math.nan), math.nan, count)
     error = sd / count**0.5
     half = float(student.ppf(0.5 + confidence / 2, count - 1)) * error
-    certain = 1.0 if mean == 0 else 0.0  # the limit where all seeds agree
-    p = 2 * float(student.sf(abs(mean) / error, count - 1)) if error else certain
+    p = 2 * float(student.sf(abs(mean) / error, count - 1))
     return Seeds(mean, sd, Interval(mean - half, mean + half), p, count)

@@ -16,7 +16,7 @@ from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate.adaptive import ADAPTIVE, Surrogates, find_attack
-from fsrobust.evaluate.contents import accuracies, adversarial, as_bytes, gallery, verdicts
+from fsrobust.evaluate.contents import accuracies, adversarial, gallery, rounded, verdicts
 from fsrobust.evaluate.curves import eps_curve
 from fsrobust.evaluate.diagnose import SIGNS, diagnose
 from fsrobust.evaluate.engine import AttackResult, Progress, predict_all, run_attack
@@ -230,13 +230,13 @@ class _Work:
 
     def _keep_images(self, result: AttackResult, folder: Path) -> None:
         images = result.images.to(self.data.images.device)
-        said, rounded = self.predict(images), self.predict(pixels(as_bytes(images)))
+        said, coarse = self.predict(images), rounded(images, self.data, self.study.ball, self.predict)
         labels = self.data.labels.cpu().numpy()
         self.say(
-            f"images kept: {(said == labels).mean():.1%} right on them, {(rounded == labels).mean():.1%} after "
-            "rounding to 8 bits"
+            f"images kept: {(said == labels).mean():.1%} right on them, {(~coarse.fooled(labels)).mean():.1%} after "
+            "rounding to 8 bits within the ball"
         )
-        write_npz(folder / "adversarial.npz", **adversarial(result, self.data, said, rounded))
+        write_npz(folder / "adversarial.npz", **adversarial(result, self.data, said, coarse))
 
     def curve(self, n: int) -> None:
         """Write the record of accuracy against eps on the first ``n`` samples, unless there is one."""

@@ -1,7 +1,8 @@
 """Runs against runs: from their records to a comparison, and that comparison as lines for a terminal."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ class Versus:
         """Return everything as plain values: for JSON."""
         notes = [*self.notes, *self.comparison.notes]
         about = {"a": list(self.a), "b": list(self.b), "setting": self.setting._asdict()}
-        return {**about, **asdict(self.comparison), "notes": notes}
+        return {**about, **self.comparison.summary(), "notes": notes}
 
 
 def versus(side_a: Sequence[Path], side_b: Sequence[Path], *, checkpoint: str = "last") -> Versus:
@@ -145,7 +146,7 @@ def _line(row: Contrast | SeedsContrast, n: int) -> list[str]:
             f"{percent(s, n)} ({span(i, n)})" for s, i in ((row.a, row.a_interval), (row.b, row.b_interval))
         ]
         counts = [str(row.only_a), str(row.only_b)]
-        difference, interval, p = signed(100 * row.difference, n), row.bootstrap, row.p
+        difference, interval, p = signed(100 * row.difference, n), row.interval, row.p
     else:
         sides, counts = [_spread(side, n) for side in (row.a, row.b)], []
         sd = percent(row.difference.sd, n)
@@ -162,4 +163,6 @@ def _spread(made: Seeds, n: int) -> str:
 
 
 def _ends(interval: Interval, n: int) -> str:
+    if math.isnan(interval.low):
+        return "–"
     return f"{signed(100 * interval.low, n)} to {signed(100 * interval.high, n)}"

@@ -1,16 +1,20 @@
-"""Who wins where: under each attack the most accurate run, and whether its interval stands apart from the others'."""
+"""Who wins where: under each attack the most accurate run, and whether the images show it to be ahead of the others."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fsrobust.attacks import SUITES
+from fsrobust.evaluate.compare import ALPHA
+from fsrobust.evaluate.outcome import Bits, Outcome
+from fsrobust.evaluate.stats import Duel, duels
 from fsrobust.report import words
 from fsrobust.report.entries import Entry
-from fsrobust.report.tables import Cell, Row, accuracy_table
+from fsrobust.report.tables import Cell, Table, accuracy_table
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The best of some runs in a column, and what the intervals say of it in words."""
+    """The best of some runs in a column, and in words whether chance alone may have put it there."""
 
     column: str
     best: str
@@ -26,6 +30,16 @@ class Contest:
     winners: Sequence[Winner]
 
 
+@dataclass(frozen=True, eq=False)
+class _Field:
+    """Who met a column, the best first: ``best`` of them share the first place."""
+
+    column: str
+    entries: Sequence[Entry]
+    cells: Sequence[Cell]
+    best: int
+
+
 def contests(entries: Sequence[Entry]) -> list[Contest]:
     """Return a contest for each group of at least two comparable entries."""
     return [_contest(group) for group in words.comparable(entries) if len(group) > 1]
@@ -33,26 +47,66 @@ def contests(entries: Sequence[Entry]) -> list[Contest]:
 
 def _contest(group: Sequence[Entry]) -> Contest:
     table = accuracy_table({entry.label: entry.evaluation.outcome for entry in group})
-    found = [winner for column in table.columns for winner in _winner(table.rows, column)]
+    fields = list(_fields(group, table))
     first = group[0].evaluation
-    ball = words.ball_in_words(first.norm, first.eps)
-    return Contest(f"{words.sample_in_words(first.record)}; {ball}", found)
+    sample = f"{words.sample_in_words(first.record)}; {words.ball_in_words(first.norm, first.eps)}"
+    return Contest(sample, [*map(_winner, fields, _verdicts(group, fields))])
 
 
-def _winner(rows: Sequence[Row], column: str) -> Iterator[Winner]:
-    met = [(row.label, row.cells[column]) for row in rows if column in row.cells]
-    if len(met) < 2:
-        return
-    top = max(cell.accuracy for _, cell in met)
-    best = [label for label, cell in met if cell.accuracy == top]
-    cell = next(cell for _, cell in met if cell.accuracy == top)
-    others = [(label, other) for label, other in met if other.accuracy < top]
-    above = [label for label, other in others if other.interval.high < cell.interval.low]
-    level = [label for label, other in others if other.interval.high >= cell.interval.low]
-    yield Winner(column, words.listed(best), cell, _verdict(above, level))
+def _fields(group: Sequence[Entry], table: Table) -> Iterator[_Field]:
+    """Yield each column that at least two entries met."""
+    for column in table.columns:
+        rows = zip(group, table.rows, strict=True)
+        met = [(entry, row.cells[column]) for entry, row in rows if column in row.cells]
+        met.sort(key=lambda one: -one[1].accuracy)
+        if len(met) > 1:
+            entries, cells = zip(*met, strict=True)
+            yield _Field(column, entries, cells, [cell.accuracy for cell in cells].count(cells[0].accuracy))
 
 
-def _verdict(above: Sequence[str], level: Sequence[str]) -> str:
-    parts = [f"apart from that of {words.listed(above)}"] if above else []
-    parts += [f"overlaps that of {words.listed(level)}"] if level else []
+def _winner(field: _Field, verdict: str) -> Winner:
+    best = [entry.label for entry in field.entries[: field.best]]
+    return Winner(field.column, words.listed(best), field.cells[0], verdict)
+
+
+def _verdicts(group: Sequence[Entry], fields: Sequence[_Field]) -> list[str]:
+    """Return for each column what is to be said of its best: by paired tests where all met the same images.
+
+    Holm's adjustment is over every pair in every column of the group.
+    """
+    if not words.same_images(group):
+        return [_by_intervals(field) for field in fields]
+    bits = [[right(entry.evaluation.outcome, field.column) for entry in field.entries] for field in fields]
+    return [_by_test(field, fought) for field, fought in zip(fields, duels(bits), strict=True)]
+
+
+def right(outcome: Outcome, column: str) -> Bits:
+    """Return bool [N]: who is right in a column of ``accuracy_table``, by the paper's count."""
+    if column == "all":
+        return outcome.survivors(outcome.attacks)
+    return outcome.survivors(SUITES["whitebox"]) if column == "ensemble" else outcome.correct(column)
+
+
+def _by_test(field: _Field, fought: dict[tuple[int, int], Duel]) -> str:
+    ahead: list[str] = []
+    level: list[str] = []
+    for place in range(field.best, len(field.entries)):
+        # of several that share the first place, the one that is least surely ahead
+        duel = max((fought[top, place] for top in range(field.best)), key=lambda one: one.adjusted_p)
+        side = ahead if duel.adjusted_p <= ALPHA else level
+        side.append(f"{field.entries[place].label} (by {words.lead(duel)})")
+    return _joined("ahead of", ahead, "not shown to be ahead of", level)
+
+
+def _by_intervals(field: _Field) -> str:
+    top = field.cells[0].interval
+    others = list(zip(field.entries, field.cells, strict=True))[field.best :]
+    above = [entry.label for entry, cell in others if cell.interval.high < top.low]
+    level = [entry.label for entry, cell in others if cell.interval.high >= top.low]
+    return _joined("interval apart from that of", above, "interval overlaps that of", level)
+
+
+def _joined(won: str, above: Sequence[str], drawn: str, level: Sequence[str]) -> str:
+    parts = [f"{won} {words.listed(above)}"] if above else []
+    parts += [f"{drawn} {words.listed(level)}"] if level else []
     return "; ".join(parts) or "all are equal"

@@ -3,12 +3,16 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from fsrobust.evaluate import Interval, wilson
+from fsrobust.evaluate.compare import ALPHA, p_text
+from fsrobust.evaluate.stats import Duel, duels
 from fsrobust.report.entries import Entry
 from fsrobust.report.figures import ball_radius
 from fsrobust.report.groups import cascade_in_words
 from fsrobust.report.results import Record
-from fsrobust.report.tables import TITLES, Cell, Table, percent, unvisited, worst_case
+from fsrobust.report.tables import TITLES, Cell, Table, percent, signed, standing, unvisited, worst_case
 
 UPPER_BOUND: Final = (
     "Robust accuracy is an upper bound: further attacks can only find more images on which the model fails, "
@@ -143,7 +147,65 @@ def _together(ranked: Sequence[Entry], cells: Sequence[Cell], sample: str, ball:
 
 
 def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
-    """Return what the intervals say of the most robust entry and each other one."""
+    """Return what the images say of the most robust entry and each other one."""
+    if not same_images(ranked):
+        return _by_intervals(ranked, cells)
+    fought = duels([[standing(entry.evaluation.outcome) for entry in ranked]])[0]
+    best, images = ranked[0].label, f"{count(cells[0].n)} images"
+    leads = {entry.label: fought[0, place] for place, entry in enumerate(ranked) if place}
+    ahead = {label: duel for label, duel in leads.items() if duel.adjusted_p <= ALPHA}
+    level = {label: duel for label, duel in leads.items() if duel.adjusted_p > ALPHA}
+    holm = f" (Holm's adjustment for {len(fought)} pairs)" if len(fought) > 1 else ""
+    by = f"by the exact McNemar test{holm}, chance in the choice of images"
+    sentences = []
+    if level:
+        sentences.append(
+            f"These {images} alone do not show that {best} withstands more than {_leads(level)}: {by} could make "
+            "such a difference."
+        )
+    if ahead:
+        sentences.append(
+            f"{best} withstands more of the same {images} than {_leads(ahead)}: {by} hardly makes such a difference."
+        )
+    return sentences
+
+
+def same_images(entries: Sequence[Entry]) -> bool:
+    """Return whether entries hold verdicts on the same samples in the same order, which makes them pairs."""
+    ids = [entry.evaluation.outcome.ids for entry in entries]
+    return all(np.array_equal(ids[0], other) for other in ids)
+
+
+def lead(duel: Duel) -> str:
+    """Return by how much somebody is ahead on the same images, "4.2 points, 95 % interval 2.9 to 5.5".
+
+    >>> from fsrobust.evaluate.stats import Paired
+    >>> lead(Duel(Paired(40, 5, 15, 40), 0.0414)).replace(SPACE, " ")
+    '10.0 points, 95 % interval 1.2 to 18.4'
+    """
+    n, (low, high) = duel.pairs.n, duel.pairs.interval()
+    low_text, high_text = (signed(100 * end, n).lstrip("+±") for end in (low, high))
+    points = percent(duel.pairs.difference, n)
+    return f"{points}{SPACE}points, 95{SPACE}% interval {low_text} to {high_text}"
+
+
+def _leads(duels_of: Mapping[str, Duel]) -> str:
+    """Return who is behind, and by how much: of many only the least and the most."""
+    if len(duels_of) <= 3:
+        return listed(
+            [f"{label} (by {lead(d)}, p{SPACE}{p_text(d.adjusted_p)})" for label, d in duels_of.items()]
+        )
+    gaps = sorted(duels_of.values(), key=lambda duel: duel.pairs.difference)
+    n, p_values = gaps[0].pairs.n, [duel.adjusted_p for duel in gaps]
+    least, most = (percent(duel.pairs.difference, n) for duel in (gaps[0], gaps[-1]))
+    return (
+        f"{listed(list(duels_of))} (by {least} to {most}{SPACE}points, "
+        f"p{SPACE}{p_text(min(p_values))} to {p_text(max(p_values))})"
+    )
+
+
+def _by_intervals(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
+    """Return what the entries' own intervals say where the images are not the same."""
     best, top = ranked[0], cells[0].interval
     others = list(zip(ranked[1:], cells[1:], strict=True))
     below = [entry.label for entry, cell in others if cell.interval.high < top.low]

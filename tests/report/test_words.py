@@ -1,0 +1,94 @@
+"""What a page says of who withstands more: against verdicts made by hand, and against what ``compare`` says."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from fsrobust.evaluate import wilson
+from fsrobust.report.entries import Entry, cast
+from fsrobust.report.results import read_run
+from fsrobust.report.versus import versus
+from fsrobust.report.words import SPACE, summary
+from tests.report.builder import Fake, write_run
+
+
+def write(folder: Path, fooled: Mapping[str, str]) -> list[Path]:
+    """Return a run for each name, whom FGSM fooled where the text has a 1; all are right when clean."""
+    return [
+        write_run(
+            folder / name,
+            Fake(
+                natural="1" * len(text),
+                of=2000,
+                fooled_last={"fgsm": text},
+                fooled_any={},
+                weights=k,
+                parts=(),
+            ),
+            title=name,
+        )
+        for k, (name, text) in enumerate(fooled.items())
+    ]
+
+
+def entries(folders: list[Path]) -> list[Entry]:
+    """Return the rows of their page."""
+    return list(cast([read_run(folder) for folder in folders]).entries)
+
+
+def said(*rows: Entry) -> str:
+    """Return the summary with plain spaces."""
+    return " ".join(summary(rows)).replace(SPACE, " ")
+
+
+def apart(b: int, both: int = 455) -> dict[str, str]:
+    """Return a base that stands on ``both`` of 1,000 images, and another one that stands on ``b`` more."""
+    return {"AT": "0" * both + "1" * (1000 - both), "FSR": "0" * (both + b) + "1" * (1000 - both - b)}
+
+
+def test_the_same_images_decide_where_intervals_overlap(tmp_path: Path) -> None:
+    """45.5 % and 49.7 % of the same 1,000 images: the page says what ``compare`` says, with the interval."""
+    folders = write(tmp_path, apart(42))
+    assert wilson(455, 1000).high > wilson(497, 1000).low
+    text = said(*entries(folders))
+    assert (
+        "FSR withstands more of the same 1,000 images than AT (by 4.2 points, 95 % interval 2.9 to 5.5"
+        in text
+    )
+    assert "p <0.0001): by the exact McNemar test, chance in the choice of images hardly makes" in text
+    assert "do not show" not in text
+    assert (
+        "B is ahead by 4.2 points (95 % interval 2.9 to 5.5)"
+        in versus(*([f] for f in folders)).comparison.sentence
+    )
+
+
+def test_few_discordant_images_show_nothing(tmp_path: Path) -> None:
+    """5 images that only one of them withstands have p = 0.062: too few, and the page says by which test."""
+    text = said(*entries(write(tmp_path, apart(5))))
+    assert "These 1,000 images alone do not show that FSR withstands more than AT (by 0.5 points" in text
+    assert "p 0.062): by the exact McNemar test, chance in the choice of images could make" in text
+
+
+def test_all_pairs_count(tmp_path: Path) -> None:
+    """6 discordant images have p = 0.031 between two models, but not where the best of three was looked for."""
+    runs = apart(6)
+    assert "FSR withstands more of" in said(*entries(write(tmp_path / "two", runs)))
+    text = said(*entries(write(tmp_path / "three", {**runs, "third": runs["AT"]})))
+    assert "do not show that FSR withstands more than AT (by 0.6" in text
+    assert "Holm's adjustment for 3 pairs" in text
+
+
+def test_of_many_only_the_least_and_the_most_are_given(tmp_path: Path) -> None:
+    """Four and more models behind the best make one range, not a page of intervals."""
+    runs = {f"run {k}": "0" * (100 - k) + "1" * (k + 100) for k in (0, 20, 30, 40, 50)}
+    text = said(*entries(write(tmp_path, runs)))
+    assert "than run 20, run 30, run 40 and run 50 (by 10.0 to 25.0 points, p <0.0001 to <0.0001)" in text
+
+
+def test_other_images_are_no_pairs(tmp_path: Path) -> None:
+    """Verdicts on images of other ids are compared by their intervals, as before."""
+    one, other = entries(write(tmp_path, apart(42)))
+    outcome = replace(one.evaluation.outcome, ids=one.evaluation.outcome.ids + 1)
+    text = said(replace(one, evaluation=replace(one.evaluation, outcome=outcome)), other)
+    assert "do not show that FSR withstands more than AT: the intervals overlap." in text
