@@ -1,4 +1,4 @@
-"""Whatever a user gives that cannot be used: exit code 2 and one sentence, before anything is trained."""
+"""Whatever a user gives that cannot be used: exit code 2 and one sentence, before anything is trained or written."""
 
 import time
 from pathlib import Path
@@ -33,6 +33,8 @@ ROWS: dict[str, tuple[str, str]] = {
     "model": (f"{TRAIN} --set model.name=resnet", 'did you mean "resnet18"'),
     "table": ("reproduce S9", 'did you mean "S'),
     "row": ("reproduce S1 --scale smoke --rows att", 'did you mean "at"'),
+    "rows, empty": ("reproduce S1 --scale smoke --rows=", "leave it out for all rows"),
+    "rows, none": ("reproduce S1 --scale smoke --rows ,", "leave it out for all rows"),
     "scale": ("reproduce S1 --scale smal", 'did you mean "small"'),
     "estimate": ("estimate digits-ta", 'did you mean "digits-at"'),
     "target": ("evaluate nowhere", "nowhere"),
@@ -71,7 +73,11 @@ ROWS: dict[str, tuple[str, str]] = {
     "set, kind": (f"{TRAIN} --set train.epochs=few", "integer"),
     "set, truth": (f"{TRAIN} --set train.epochs=true", "integer"),
     "set, infinite": (f"{TRAIN} --set train.lr=inf", "finite"),
-    "set, beyond floats": (f"{TRAIN} --set train.weight_decay=1e400", "finite"),
+    "set, beyond floats": (f"{TRAIN} --set train.weight_decay=1e400", "at most 1e+30, but got inf"),
+    "set, rate beyond float32": (f"{TRAIN} --set train.lr=1e308", "finite train.lr above 0 and at most 1e+30"),
+    "set, decay beyond float32": (f"{TRAIN} --set train.weight_decay=1e308", "at least 0 and at most 1e+30"),
+    "set, step beyond float32": (f"{TRAIN} --set objective.step_size=1e308", "at most 1e+30"),
+    "set, weight beyond float32": (f"{TRAIN} --set objective.lambda_sep=1e308", "at most 1e+30"),
     "set, NaN": (f"{TRAIN} --set objective.lambda_sep=nan", "finite"),
     "set, NaN in a list": (f"{TRAIN} --set train.milestones=[nan]", "number"),
     "set, null": (f"{TRAIN} --set objective.eps=null", "such as 8/255"),
@@ -111,6 +117,8 @@ ROWS: dict[str, tuple[str, str]] = {
     "run exists": ("train digits-at-fsr --out {run}", "--resume"),
     "other run": (f"{TRAIN} --out {{run}} --resume", "another"),
     "report of nothing": ("report {tmp}", "train or evaluate"),
+    "compare nothing": ("compare , ,", "name one on each side"),
+    "compare nothing with a run": ("compare , {run}", "as many seeds on both sides"),
     "compare with nothing": ("compare {run} {tmp}", "train or evaluate"),
     # data
     "data root": ("train cifar10-resnet18-at --data-root {tmp}", "--data-root"),
@@ -234,6 +242,10 @@ ROWS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
+LATE = {"nothing to freeze", "folder on disk, oblong", "factory, NotANumber"}
+"""What is found out by beginning: where the images are read or the network is asked, the folder is held already."""
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with a record."""
@@ -251,6 +263,12 @@ def nothing_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Learner, "learn", lambda *_arguments: pytest.fail("it was trained"))
 
 
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return all that is below a folder, with sizes and times; what Python keeps of modules it imported apart."""
+    files = ((path, path.lstat()) for path in folder.rglob("*") if "__pycache__" not in path.parts)
+    return {str(path): (stat.st_size, stat.st_mtime_ns) for path, stat in files if not path.is_dir()}
+
+
 @pytest.mark.usefixtures("nothing_trained", "unchecked")
 @pytest.mark.parametrize("what", ROWS)
 def test_bad_input_ends_in_a_sentence(
@@ -260,12 +278,12 @@ def test_bad_input_ends_in_a_sentence(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Exit code 2, one line on stderr that names what was wrong, nothing on stdout, no traceback, soon."""
+    """Exit code 2, one line on stderr that names what was wrong, nothing on stdout or on disk, no traceback, soon."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     line, sentence = ROWS[what]
     words = [made(word, tmp_path, trained) for word in line.split(" ")]
-    started = time.monotonic()
+    before, started = [listing(tmp_path), listing(trained)], time.monotonic()
     assert run([*words, "--json"] if words[0] != "warp" else words) == 2
     assert time.monotonic() - started < 10
     printed = capsys.readouterr()
@@ -274,6 +292,7 @@ def test_bad_input_ends_in_a_sentence(
     assert sentence in said
     assert "Traceback" not in printed.err
     assert printed.out == ""
+    assert what in LATE or [listing(tmp_path), listing(trained)] == before
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """The command line as a user meets it: what it prints, what it leaves, how it refuses."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from torch import nn
 
 from fsrobust.cli import run
@@ -121,3 +127,100 @@ def test_several_processes_are_refused_where_one_does_it_all(
     assert run([*command, "--out", str(tmp_path / "out")]) == 2
     assert f"one process for {command[0]}, but got 2 from torchrun" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_page_goes_where_a_named_link_leads(trained: Path, tmp_path: Path) -> None:
+    """The file at its end, there or not yet, is written; the link stays."""
+    (tmp_path / "pages").mkdir()
+    for name in ("new", "old"):
+        (tmp_path / name).symlink_to(f"pages/{name}.html")
+    (tmp_path / "pages" / "old.html").write_text("an old page")
+    for name in ("new", "old"):
+        assert run(["report", str(trained), "--out", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).is_symlink()
+        assert "<html" in (tmp_path / "pages" / f"{name}.html").read_text(encoding="utf-8")
+
+
+def test_no_page_takes_the_place_of_a_pipe(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe, a link to one, and a link to itself are refused, and stay what they are."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("pipe", "link", "circle"):
+        assert run(["report", str(trained), "--out", str(tmp_path / name)]) == 2
+        assert "is a device, a pipe or a circle of links" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "link", "pipe"]
+
+
+MAIN = [sys.executable, "-P", "-c", "from fsrobust.cli import main; main()"]
+
+
+def test_no_module_of_a_folder_stands_in_for_a_library(trained: Path, tmp_path: Path) -> None:
+    """Where somebody's folder holds a matplotlib, or a library that is not installed, it is not run."""
+    for name in ("matplotlib", "torch", "sitecustomise", "tensorboard"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    shutil.copytree(trained, tmp_path / "its-run")
+    done = subprocess.run([*MAIN, "report", "its-run"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    attack = ["evaluate", "its-run", "--attacks", "fgsm", "--limit", "2", "--curve-samples", "0"]
+    done = subprocess.run([*MAIN, *attack], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_ones_own_network_is_evaluated_where_one_stands(tmp_path: Path) -> None:
+    """A module of the working directory is found for --init, and again for the run that came of it."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    tune = [
+        "train",
+        "finetune-at",
+        "--init",
+        "mine:net",
+        "--data",
+        "digits",
+        "--out",
+        "tuned",
+        "--device",
+        "cpu",
+    ]
+    tune += ["--set", "train.epochs=1", "--set", "objective.steps=1", "--set", "train.batch=512"]
+    few = ["--attacks", "fgsm", "--limit", "2", "--curve-samples", "0"]
+    for line in (tune, ["evaluate", "tuned", *few], ["report", "tuned"]):
+        done = subprocess.run([*MAIN, *line], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_is_said(trained: Path, tmp_path: Path) -> None:
+    """An evaluation that Ctrl-C ends says so in a sentence and exits as shells expect; the same command goes on."""
+    attack = ["evaluate", str(trained), "--out", str(tmp_path / "out"), "--attacks", "pgd100,square"]
+    attack += ["--curve-samples", "0", "--limit", "300"]
+    with subprocess.Popen([*MAIN, *attack], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()  # its announcement: from here on it works
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130, first + rest
+    last = rest.splitlines()[-1]
+    assert last.startswith("fsrobust: Interrupted; what was written before is whole")
+    assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, typer.Abort])
+def test_an_interruption_is_said_whoever_catches_it(
+    raised: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Versions of the parser differ in what they make of it; the exit code and the sentence do not."""
+
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("fsrobust.cli.app", interrupted)
+    assert run(["recipes"]) == 130
+    assert "fsrobust: Interrupted; " in capsys.readouterr().err

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fsrobust.attacks import ATTACKS
 from fsrobust.cli import run
@@ -21,9 +23,10 @@ from fsrobust.evaluate import carry_out, read_records
 from fsrobust.evaluate.cascade import Journal, StageCost, Standing
 from fsrobust.evaluate.shards import Shard
 from fsrobust.evaluate.study import carry_out_shard, record_folder
-from fsrobust.records import Metrics
+from fsrobust.records import Metrics, digest, read_json, read_npz, write_json, write_npz
 from fsrobust.train import load
 from fsrobust.train.packing import pack
+from fsrobust.types import InputError
 from tests.evaluate.test_shards import _short
 from tests.evaluate.test_study import plan
 from tests.faults import refused_from
@@ -212,6 +215,212 @@ def test_one_damaged_record_blocks_nothing(
     assert (aside / "record.json").read_text() == "{"
     assert (aside / "samples.npz").is_file()
     assert run(other) == 0
+    assert "damaged" not in capsys.readouterr().err
+
+
+# --- files that are whole, but not what was written ---
+
+Record = dict[str, Any]
+ATTACKED = Row("eval/*/record.json", {}, "attack")
+
+
+def changed_record(folder: Path, change: Callable[[Record], object], kind: str = "attack") -> Path:
+    """Change a record, seal it again as anybody can, and return its folder."""
+    file = find(folder, Row("eval/*/record.json", {}, kind))
+    record = read_json(file)
+    change(record)
+    write_json(file, {name: value for name, value in record.items() if name != "format"}, sealed=True)
+    return file.parent
+
+
+def old_record(folder: Path, kind: str = "attack") -> Path:
+    """Take the digests out of a record, as those of before have none, and return its folder."""
+    return changed_record(folder, lambda record: record.pop("files"), kind)
+
+
+def changed_arrays(file: Path, change: Callable[[dict[str, NDArray[Any]]], object]) -> None:
+    """Rewrite arrays with some of them changed; the file is as whole as before."""
+    arrays = read_npz(file)
+    change(arrays)
+    write_npz(file, **arrays)
+
+
+def test_a_record_names_the_digest_of_each_of_its_files(whole: Path) -> None:
+    """What lies beside record.json is sealed in it: verdicts, pictures, curve and masks."""
+    seen = set()
+    for file in (whole / "eval").glob("*/record.json"):
+        beside = {path for path in file.parent.iterdir() if path != file}
+        assert read_json(file)["files"] == {path.name: digest(path.read_bytes()) for path in beside}
+        seen |= {path.name for path in beside}
+    assert seen == {"samples.npz", "gallery.npz", "curves.json", "mask.npz"}
+
+
+@pytest.mark.parametrize("file", ["samples.npz", "gallery.npz"])
+def test_files_of_another_making_are_not_believed(
+    file: str, whole: Path, right: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Verdicts turned round, or other pictures, in a sound file: left out of a report, and made again."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    place = find(folder, ATTACKED).parent
+
+    def turn(arrays: dict[str, NDArray[Any]]) -> None:
+        arrays.update({k: ~v if v.dtype == bool else v[::-1].copy() for k, v in arrays.items()})
+
+    changed_arrays(place / file, turn)
+    assert run(show(folder)) == 0
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert "is not the file that" in page
+    capsys.readouterr()
+    with pytest.raises(InputError, match="is not the file that"):
+        list(read_records(folder))
+    assert run(evaluate(folder)) == 0
+    printed = capsys.readouterr()
+    assert str(place / file) in printed.err
+    assert result("evaluate", folder, printed.out) == right["evaluate"]
+    assert len(list(read_records(folder))) == 3
+    assert (folder / "eval" / "damaged" / f"{place.name}-1" / file).is_file()
+
+
+def test_a_record_of_before_digests_is_read(
+    whole: Path, right: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records of the same format that name no digests are taken as they are."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    for kind in ("attack", "curve", "mask"):
+        old_record(folder, kind)
+    capsys.readouterr()
+    assert run(evaluate(folder)) == 0
+    printed = capsys.readouterr()
+    assert "fgsm: already on record" in printed.err
+    assert result("evaluate", folder, printed.out) == right["evaluate"]
+
+
+CHANGES: dict[str, Callable[[Record], object]] = {
+    "no settings": lambda r: r.pop("attack"),
+    "settings in words": lambda r: r.update(attack="x"),
+    "settings of no attack": lambda r: r["attack"].pop("steps"),
+    "draws in words": lambda r: r["attack"].update(draws="x"),
+    "stages of its settings": lambda r: r["attack"].update(stages=3),
+    "stages": lambda r: r.update(stages=[{"name": "x"}]),
+    "n in words": lambda r: r["data"].update(n="x"),
+    "no n": lambda r: r["data"].update(n=None),
+    "n of nothing": lambda r: r["data"].update(of=0),
+    "another n": lambda r: r["data"].update(n=5),
+    "huge n": lambda r: r["data"].update(n=10**400, of=10**401),
+    "class names": lambda r: r["data"].update(class_names=3),
+    "few class names": lambda r: r["data"].update(class_names=["a"]),
+    "split": lambda r: r["data"].update(split={}),
+    "eps as a number": lambda r: r["ball"].update(eps=3),
+    "no eps": lambda r: r["ball"].update(eps="nan"),
+    "huge eps": lambda r: r["ball"].update(eps="1e999999"),
+    "norm": lambda r: r["ball"].update(norm="l9"),
+    "created at the end of time": lambda r: r.update(created="9999-12-31T23:59:59.999999+00:00"),
+    "created whenever": lambda r: r.update(created="yesterday"),
+    "created nowhere": lambda r: r.update(created="2026-11-25T17:25:42"),
+    "checkpoint": lambda r: r.update(checkpoint={"a": 1}),
+    "seed": lambda r: r.update(seed=[1]),
+    "model": lambda r: r.update(model=[1]),
+    "accuracy": lambda r: r.update(accuracy="x"),
+    "endless seconds": lambda r: r.update(seconds=10**400),
+    "path": lambda r: r.update(path=["x"]),
+    "provenance": lambda r: r.update(provenance=3),
+    "files": lambda r: r.update(files=["samples.npz"]),
+    "files elsewhere": lambda r: r.update(files={"../config.json": "0" * 64}),
+    "a mask": lambda r: r.update(kind="mask"),
+    "a diagnosis": lambda r: r.update(kind="diagnosis"),
+    "a curve": lambda r: r.update(kind="curve"),
+}
+ARRAYS: dict[str, tuple[str, Callable[[dict[str, NDArray[Any]]], object]]] = {
+    "no identities": ("samples.npz", lambda a: a.pop("ids")),
+    "fewer identities": ("samples.npz", lambda a: a.update(ids=a["ids"][:5])),
+    "fewer samples": ("samples.npz", lambda a: a.update({k: v[:5] for k, v in a.items()})),
+    "numbers for bits": ("samples.npz", lambda a: a.update(fooled_last=a["fooled_last"] * np.nan)),
+    "words for bits": ("samples.npz", lambda a: a.update(fooled_any=np.array(["x"] * 6))),
+    "words for identities": ("samples.npz", lambda a: a.update(ids=np.array(["x"] * 6))),
+    "stages in words": ("samples.npz", lambda a: a.update(fooled_by=np.array(["x"] * 6))),
+    "no pictures": ("gallery.npz", lambda a: a.pop("images")),
+    "pictures of floats": ("gallery.npz", lambda a: a.update(images=a["images"] * 1e9)),
+    "fewer pictures": ("gallery.npz", lambda a: a.update(images=a["images"][:1])),
+    "not a number": ("gallery.npz", lambda a: a.update(attacked=a["attacked"] * np.nan)),
+    "classes without a name": ("gallery.npz", lambda a: a.update(labels=a["labels"] + 99)),
+}
+
+
+def every_command_ends_well(
+    folder: Path, whole: Path, damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report leaves the record out, a comparison too; evaluating sets it aside, and makes one that is sound."""
+    assert run(show(folder)) == 0
+    assert "left out" in (folder / "page.html").read_text(encoding="utf-8")
+    assert run(["compare", str(folder), str(whole)]) in (0, 2)
+    capsys.readouterr()
+    assert run(evaluate(folder)) == 0
+    printed = capsys.readouterr()
+    assert f'"{damaged}' in printed.err
+    assert "set aside" in printed.err
+    assert "Error" not in printed.err
+    list(read_records(folder))  # all of them are sound now
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_record_that_says_anything_else_is_damaged(
+    what: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sealed or not, a record without what its readers need, or with something else in its place."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    every_command_ends_well(folder, whole, changed_record(folder, CHANGES[what]), capsys)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("what", ARRAYS)
+def test_arrays_of_another_kind_are_damaged(
+    what: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same of its arrays, where no digest says so already."""
+    folder, (file, change) = tmp_path / "run", ARRAYS[what]
+    shutil.copytree(whole, folder)
+    place = old_record(folder)
+    changed_arrays(place / file, change)
+    every_command_ends_well(folder, whole, place, capsys)
+
+
+@pytest.mark.parametrize("change", [{"eps": [1]}, {"eps": "x"}, {"n": "x"}, {"accuracy": None}])
+def test_a_curve_of_another_kind_is_damaged(
+    change: dict[str, Any], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And of the curve, sealed in itself."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    place = old_record(folder, "curve")
+    values = {name: value for name, value in read_json(place / "curves.json").items() if name != "format"}
+    write_json(place / "curves.json", {**values, **change}, sealed=True)
+    every_command_ends_well(folder, whole, place, capsys)
+
+
+@pytest.mark.parametrize("kept_later", [False, True])
+def test_torn_images_are_made_again(
+    kept_later: bool,  # noqa: FBT001
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Images kept with their record or after it, and torn since, are kept anew where they are wanted."""
+    out = str(tmp_path / "out")
+    command = evaluate(whole, "--out", out)
+    for line in ([command] if kept_later else []) + [[*command, "--save-images"]]:
+        assert run(line) == 0
+    (images,) = tmp_path.glob("out/eval/*/adversarial.npz")
+    before = images.read_bytes()
+    images.write_bytes(before[:500])
+    capsys.readouterr()
+    assert run([*command, "--save-images"]) == 0
+    assert f'"{images}" is damaged' in capsys.readouterr().err
+    assert images.read_bytes() == before
+    assert run([*command, "--save-images"]) == 0
     assert "damaged" not in capsys.readouterr().err
 
 

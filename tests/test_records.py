@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,27 @@ def test_a_reader_never_sees_a_file_half_written(tmp_path: Path, monkeypatch: py
     write_bytes(file, b"new")
     assert seen == [(b"new", b"old", True)]
     assert file.read_bytes() == b"new"
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    """What is neither a file nor a folder, also at the end of a link, is refused and stays what it is."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(InputError, match=f'file or nothing at ".*{name}", but got a device or a pipe'):
+            write_bytes(tmp_path / name, b"content")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+def test_a_link_in_a_folder_is_not_followed(tmp_path: Path) -> None:
+    """A run of a stranger may hold links to any file of ours: that one stays what it was."""
+    (tmp_path / "ours").write_bytes(b"precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "index.json").symlink_to("../ours")
+    write_bytes(tmp_path / "run" / "index.json", b"{}")
+    assert (tmp_path / "ours").read_bytes() == b"precious"
+    assert (tmp_path / "run" / "index.json").read_bytes() == b"{}"
 
 
 def test_what_killed_writers_left_is_cleared(tmp_path: Path) -> None:
@@ -240,6 +263,47 @@ def test_damaged_arrays_are_refused(tmp_path: Path) -> None:
         read_npz(file)
 
 
+def _header(shape: tuple[int, ...], dtype: str = "|u1") -> bytes:
+    """Return how an array begins that is said to have a shape."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def test_no_array_takes_more_memory_than_it_fills(tmp_path: Path) -> None:
+    """A header that promises terabytes is refused before room is made for them, also where the zip agrees with it."""
+    file = tmp_path / "a.npz"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("ids.npy", _header((10**13,)))
+    with pytest.raises(InputError, match="says that it is larger than what is there"):
+        read_npz(file)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("ids.npy", _header((10**9,)))
+    size = len(_header((10**9,)))  # which the zip, too, may say
+    file.write_bytes(
+        file.read_bytes().replace(size.to_bytes(4, "little"), (10**9 + size).to_bytes(4, "little"))
+    )
+    with pytest.raises(InputError, match="larger than what is there"):
+        read_npz(file)
+    (tmp_path / "b.npz").write_bytes(_header((10**13,)))  # no zip at all, which numpy would read as well
+    with pytest.raises(InputError, match="not a zip file"):
+        read_npz(tmp_path / "b.npz")
+
+
+def test_an_archive_that_unfolds_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is a hundred times its size is refused, unless it is small; whatever fits is read."""
+    write_npz(tmp_path / "a.npz", zeros=np.zeros(2**20, np.uint8))
+    assert read_npz(tmp_path / "a.npz")["zeros"].size == 2**20
+    monkeypatch.setattr(records, "_ROOM", 2**20)
+    with pytest.raises(InputError, match="Expected at most 1,048,576 bytes of arrays"):
+        read_npz(tmp_path / "a.npz")
+    noise = np.random.default_rng(0).integers(0, 256, 2**21, dtype=np.uint8)
+    write_npz(tmp_path / "b.npz", noise=noise)
+    np.testing.assert_array_equal(read_npz(tmp_path / "b.npz")["noise"], noise)
+
+
 def test_digests_are_those_of_sha256() -> None:
     """The digest is SHA-256 (its published test vector), however the bytes are cut."""
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -274,6 +338,17 @@ def test_metrics_pass_over_a_torn_line(tmp_path: Path) -> None:
     metrics.truncate(1)
     metrics.append(rows[1])
     assert metrics.rows() == rows[:2]
+
+
+@pytest.mark.parametrize("line", ['{"epoch": %s}', '{"epoch": 2, "loss": %s}'])
+def test_metrics_end_at_a_number_beyond_all_others(tmp_path: Path, line: str) -> None:
+    """A whole number that no float can hold is damage, like a torn line."""
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics.append({"epoch": 1, "loss": 0.5})
+    with metrics.path.open("a") as file:
+        file.write(line % ("9" * 400) + "\n")
+    assert metrics.rows() == [{"epoch": 1, "loss": 0.5}]
+    assert "damaged from line 2 on" in str(metrics.damage())
 
 
 def test_metrics_carry_their_format(tmp_path: Path) -> None:

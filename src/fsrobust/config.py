@@ -23,6 +23,9 @@ from fsrobust.types import InputError, unknown_name
 _NUMBER: Final = re.compile(r"\s*[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?\s*")
 """What is worth computing: a Fraction of 1e999999999 takes all memory there is."""
 
+_LARGEST: Final = 1e30
+"""What a setting may be: products of it stay within float32, which ends at 3.4e38."""
+
 
 def parse_fraction(value: str | float) -> float:
     """Return a number written as "8/255", "0.5/255", "0.03" or already a number.
@@ -217,12 +220,14 @@ def _replace(value: Any, path: str, keys: list[str], text: str) -> Any:
 
 
 def _check_finite(setting: str, parsed: Any) -> None:
-    """Refuse numbers that no file can hold, at any depth."""
+    """Refuse numbers that no file can hold, or whose products no float32 can, at any depth."""
     for part in parsed if isinstance(parsed, tuple) else (parsed,):
         if isinstance(part, tuple):
             _check_finite(setting, part)
         elif isinstance(part, float) and not math.isfinite(part):
             raise InputError(f'"{setting}" is not usable: Expected a finite number')
+        elif isinstance(part, float) and abs(part) > _LARGEST:
+            raise InputError(f'"{setting}" is not usable: Expected a number of at most {_LARGEST:g}')
 
 
 def _literal(text: str, hint: Any) -> Any:

@@ -11,14 +11,16 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
 import numpy as np
 import torch
@@ -31,12 +33,22 @@ FORMAT: Final = 1
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and clear away what killed processes left of it."""
+    """Write a file whole or not at all, and clear away what killed processes left of it.
+
+    A link is replaced and not followed: in a folder of a stranger it may lead to any file of ours.
+
+    Raises:
+        InputError: a device, a pipe or a socket is there.
+    """
     new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     if path.is_dir():  # a rename onto it would name the partial file, which nobody knows
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():  # a rename would put a plain file in its place
+        raise InputError(
+            f'Expected a file or nothing at "{path}", but got a device or a pipe; choose another place'
+        )
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -129,6 +141,48 @@ def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+_ROOM: Final = 2**30
+"""Bytes that any archive of arrays may unfold to; a larger one, to ``_FOLDED`` times its own size."""
+_FOLDED: Final = 100
+_DEFLATED: Final = 1100
+"""By how much zip can shrink anything, and a little: a member that says more of itself does not tell the truth."""
+
+
+def check_npz(file: BinaryIO) -> None:
+    """Refuse an archive of arrays that would take memory it does not fill, before numpy makes room for them.
+
+    Raises:
+        InputError: it unfolds to too much, or promises more than it holds.
+    """
+    size = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        total, most = sum(member.file_size for member in members), max(_ROOM, _FOLDED * size)
+        if total > most:
+            raise InputError(
+                f'Expected at most {most:,} bytes of arrays in "{file.name}", but got {total:,}; save them uncompressed'
+            )
+        for member in members:
+            lies = member.file_size > _DEFLATED * (min(member.compress_size, size) + 1)
+            if lies or _promised(archive, member) > member.file_size:
+                raise InputError(
+                    f'Expected all of the array {member.filename!r} in "{file.name}", but it says that it is larger '
+                    "than what is there; replace the file"
+                )
+    file.seek(0)
+
+
+def _promised(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Return the bytes that an array's header says follow it, 0 where it says none: numpy refuses that itself."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(member) as content:
+        start = content.read(np.lib.format.MAGIC_LEN)
+        if not start.startswith(np.lib.format.MAGIC_PREFIX):
+            return 0
+        shape, _, dtype = readers[start[-2], start[-1]](content)
+    return 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
+
+
 _ELSEWHERE: Final = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 """Reasons not to read a file that say nothing of what is in it."""
 
@@ -141,8 +195,10 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         # opened here: numpy leaves a file that it cannot read open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            check_npz(file)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
         found = int(arrays.pop("format", np.array(0)))
     except FileNotFoundError as error:
         raise InputError(f'Expected a file "{path}", but there is none') from error
@@ -167,6 +223,12 @@ def digest(*contents: bytes | memoryview) -> str:
     for content in contents:
         total.update(content)
     return total.hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(value: object) -> str:
@@ -210,6 +272,8 @@ class Metrics:
                 break
             if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
                 break
+            if any(isinstance(value, int) and abs(value) >= 2**63 for value in row.values()):
+                break  # which no float can follow, and nothing counts so far
             found = row.pop("format", FORMAT)  # lines of old runs do not say it
             _check_format(self.path, found)
             rows.append(row)

@@ -231,6 +231,21 @@ def test_arrays_and_containers_are_unpickled(protocol: int) -> None:
     assert back == value
 
 
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", ["?", "u1", "<i2", ">i4", "<u8", ">f4", "<f8"])
+def test_every_kind_of_numbers_is_unpickled(protocol: int, dtype: str) -> None:
+    """Whatever their bytes' order, in rows or in columns, of any number of axes, alone or in a dictionary."""
+    for shape in ((), (5,), (2, 3), (2, 1, 4)):
+        for order in ("C", "F"):
+            array = np.asarray(np.arange(np.prod(shape)).reshape(shape) % 2, dtype, order=order)
+            for back in (
+                unpickle(pickle.dumps(array, protocol)),
+                unpickle(pickle.dumps({"x": array}, protocol))["x"],
+            ):
+                assert (back.dtype, back.shape) == (array.dtype, array.shape)
+                np.testing.assert_array_equal(back, array)
+
+
 class Call:
     """Pickles as the call of a function."""
 
@@ -269,3 +284,64 @@ def test_anything_else_is_refused(content: bytes) -> None:
     """Neither functions, nor tricks of the format, nor rubbish get through."""
     with pytest.raises((pickle.UnpicklingError, TypeError, EOFError)):
         unpickle(content)
+
+
+def _built(dtype: bytes, shape: bytes, content: bytes) -> bytes:
+    """Return a pickle of an array as numpy writes it, of any type, shape and bytes."""
+    state = b"(K\x01" + shape + b"cnumpy\ndtype\n(U" + bytes([len(dtype)]) + dtype + b"K\x00K\x01tR"
+    state += (
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U" + bytes([len(content)]) + content
+    )
+    return b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR" + state + b"tb."
+
+
+_NDARRAY = b"\x80\x03cnumpy\nndarray\n"
+MEMORY: dict[str, bytes] = {
+    "pointers in a buffer": _NDARRAY + b"((K\x01tU\x01OC\x08AAAAAAAAtR.",
+    "nobody's memory": _NDARRAY + b"((M\xff\xfftU\x02u1tR.",
+    "objects": _built(b"O", b"(K\x01t", b"A" * 8),
+    "texts": _built(b"U2", b"(K\x01t", b"A" * 8),
+    "fields": _built(b"u1,O", b"(K\x01t", b"A" * 9),
+    "more than its bytes": _built(b"u1", b"(J\xff\xff\xff\x7ft", b"A"),
+    "fewer than its bytes": _built(b"u1", b"(K\x01t", b"AA"),
+    "negative": _built(b"u1", b"(J\xff\xff\xff\xffJ\xff\xff\xff\xfft", b"A"),
+    "a list for a shape": _built(b"u1", b"](K\x01e", b"A"),
+    "no state": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR.",
+    "an attribute of ndarray": _NDARRAY + b"N}U\x13__array_interface__K\x01s\x86b.",
+    "another encoding": b"\x80\x02c_codecs\nencode\n(U\x01xU\x04zlibtR.",
+}
+
+
+READ_EACH = """
+import pickle, sys
+from fsrobust.data.archives import unpickle
+for name, content in pickle.load(sys.stdin.buffer).items():
+    print(name, flush=True)
+    try:
+        unpickle(content)[0]
+    except (pickle.UnpicklingError, AttributeError, ValueError, TypeError):
+        print("refused", flush=True)
+"""
+
+
+def test_no_pickle_gets_at_memory() -> None:
+    """Each stands for a way to make numpy trust bytes of a stranger; where one is believed, the process ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", READ_EACH], input=pickle.dumps(MEMORY), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.decode().splitlines() == [line for name in MEMORY for line in (name, "refused")]
+
+
+def test_what_numpy_writes_is_as_the_hostile_ones_are_built() -> None:
+    """The same bytes, with a type and a shape that fit, are an array."""
+    np.testing.assert_array_equal(unpickle(_built(b"u1", b"(K\x02t", b"AB")), [65, 66])
+    np.testing.assert_array_equal(unpickle(_built(b"i2", b"(K\x01t", b"\1\0")), [1])
+
+
+def test_an_array_elsewhere_stays_an_object_without_numbers() -> None:
+    """Within a list an array is no array, has no attribute that could be set, and numpy sees nothing in it."""
+    (inner,) = unpickle(pickle.dumps([np.arange(3)]))
+    assert np.asarray([inner]).dtype == object
+    with pytest.raises(AttributeError):
+        inner.__array_interface__ = {}

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import socket
 import tarfile
 from collections.abc import Iterator
@@ -99,6 +100,71 @@ def test_a_damaged_cache_is_mended_without_the_network(site: Site) -> None:
     fetch("cifar10", quiet=True)
     assert len(site.asked) == 2
     assert load_dataset("cifar10", "train", root=folder).labels.tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("torn", ["emptied", "cut short", "unmarked"])
+def test_what_a_power_cut_tore_is_unpacked_anew(site: Site, torn: str) -> None:
+    """All files are there by name, but empty, short, or never said to be on disk: they come from the archive again."""
+    folder = fetch("cifar10", quiet=True)
+    for file in (folder / LAYOUT.folder).iterdir():
+        file.write_bytes({"emptied": b"", "cut short": bytes(3000), "unmarked": bytes(3073)}[torn])
+    if torn == "unmarked":
+        (folder / ".whole").unlink()
+    assert load_dataset("cifar10", "train").labels.tolist() == [1, 2, 3, 4, 5]
+    assert len(site.asked) == 1
+    assert fetch("cifar10", quiet=True) == folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux which file a descriptor is of")
+def test_the_mark_comes_after_all_is_on_disk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Archive, files and folders are flushed; until all are, the cache is not said to be whole."""
+    flushed: list[tuple[str, bool]] = []
+    plain = os.fsync
+
+    def spy(descriptor: int) -> None:
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        flushed.append((name, (cache_folder() / "cifar10" / ".whole").exists()))
+        plain(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", spy)
+        folder = fetch("cifar10", quiet=True)
+    before = {name for name, marked in flushed if not marked}
+    files = [folder / LAYOUT.folder / file for file in LAYOUT.train + LAYOUT.test]
+    assert before >= {str(path) for path in (cache_folder() / FILE, *files, folder / LAYOUT.folder, folder)}
+    assert site.asked
+
+
+def test_files_put_there_by_hand_are_used(site: Site) -> None:
+    """Copied into the cache without their archive, as to a machine without a network, they count; empty ones do not."""
+    folder = fetch("cifar10", quiet=True)
+    (folder / ".whole").unlink()
+    (cache_folder() / FILE).unlink()
+    assert load_dataset("cifar10", "test").labels.tolist() == [0]
+    assert len(site.asked) == 1
+    (folder / ".whole").unlink()
+    (folder / LAYOUT.folder / "test_batch.bin").write_bytes(b"")
+    assert load_dataset("cifar10", "test").labels.tolist() == [0]
+    assert len(site.asked) == 2
+
+
+def test_a_cache_that_is_only_read_is_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that an older version filled, whoever may not write there: its files count unless they are empty."""
+    folder = fetch("cifar10", quiet=True)
+    (folder / ".whole").unlink()
+    opened = Path.open
+
+    def refuse(file: Path, mode: str = "r", *more: object, **options: object) -> object:
+        if "w" in mode:
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, mode, *more, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert load_dataset("cifar10", "test").labels.tolist() == [0]
+    os.truncate(folder / LAYOUT.folder / "test_batch.bin", 0)
+    with pytest.raises(InputError, match="Permission denied; let FSROBUST_CACHE"):
+        fetch("cifar10", quiet=True)
+    assert len(site.asked) == 1
 
 
 def test_at_the_same_time_it_is_downloaded_once(site: Site) -> None:

@@ -1,9 +1,11 @@
 """Batches and npz files come back byte for byte; every broken one is named in one sentence."""
 
+import io
 import pickle
 import struct
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fsrobust import records
 from fsrobust.data.official import read_cifar10
 from fsrobust.data.readers import read_npz
 from fsrobust.types import InputError
@@ -298,3 +301,31 @@ def test_what_is_no_npz_is_named(tmp_path: Path) -> None:
             read_npz(file, "train")
     with pytest.raises(InputError, match="no such file"):
         read_npz(tmp_path / "none.npz", "train")
+
+
+def test_an_npz_takes_no_more_memory_than_it_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that promises terabytes, or a file that unfolds to a thousand times its size, is refused."""
+    header, file = io.BytesIO(), tmp_path / "own.npz"
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (10**11, 1, 8, 8)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    labels = np.arange(2)
+    np.savez(file, y_train=labels, y_test=labels)
+    with zipfile.ZipFile(file, "a") as archive:
+        for name in ("x_train.npy", "x_test.npy"):
+            archive.writestr(name, header.getvalue())
+    with pytest.raises(InputError, match=r"all of the array 'x_train.npy' in \".*own.npz\""):
+        read_npz(file, "train")
+    monkeypatch.setattr(records, "_ROOM", 2**20)
+    zeros = np.zeros((2, 1, 1024, 1024), np.uint8)
+    np.savez_compressed(file, x_train=zeros, x_test=zeros, y_train=labels, y_test=labels)
+    with pytest.raises(InputError, match=r"at most 1,048,576 bytes of arrays in \".*own.npz\""):
+        read_npz(file, "train")
+
+
+@pytest.mark.parametrize("labels", [[[0]], [0.0], [True], "0", {0: 1}, [np.arange(1)], None])
+def test_labels_in_a_pickle_are_whole_numbers(tmp_path: Path, labels: object) -> None:
+    """Lists of lists are not unfolded: a small pickle may hold one list a thousand times a thousand times."""
+    file = tmp_path / "test_batch"
+    file.write_bytes(pickle.dumps({b"data": pixels(1, 3072), b"labels": labels}))
+    with pytest.raises(InputError, match=r"list of whole numbers as labels in .*test_batch"):
+        read_cifar10([file], "test")

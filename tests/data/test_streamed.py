@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,11 @@ from fsrobust.data import Dataset, Streamed, hold_out, load_dataset, open_datase
 from fsrobust.data.streamed import _leave_signals, stream_folder
 from fsrobust.plugin import create_model
 from fsrobust.records import Metrics
-from fsrobust.train import control, fit
+from fsrobust.train import Natural, control, fit
 from fsrobust.types import InputError
 from tests.helpers import fingerprint
 from tests.images import make_folder
+from tests.orphans import LINUX, await_end, children, with_tests
 from tests.runs import at, short, timeless
 
 
@@ -165,3 +169,40 @@ def test_workers_leave_signals_to_the_training() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.data.test_streamed import train_large
+train_large(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def train_large(
+    folder: Path, out: Path, *, resume: bool = False, time_limit: float | None = None
+) -> str | None:
+    """Train from disk in batches of 96 KiB, more than a pipe holds, which two workers decode; return why it stopped."""
+    data = Streamed(**{**vars(stream_folder(folder, "train", name="own", image_size=64)), "workers": 2})
+    model = create_model("resnet_small", classes=2, width=4)
+    train = short(epochs=1000, batch=8, validation=4)
+    history = fit(
+        model, data, objective=Natural(), train=train, out=out, resume=resume, time_limit=time_limit
+    )
+    return history.stopped
+
+
+@pytest.mark.skipif(not LINUX, reason="finds processes as Linux names them")
+def test_a_killed_training_leaves_no_worker_that_holds_its_folder(tmp_path: Path) -> None:
+    """SIGKILL while a worker is blocked, its batch unread: it is gone at once, and the run can be resumed."""
+    folder, out = make_folder(tmp_path / "images", train=200), tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(out)], env=with_tests())
+    while not (out / "config.json").exists() or len(workers := children(process.pid)) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.5)  # they decode ahead, and then wait for it
+    process.kill()
+    process.wait()
+    await_end(workers, seconds=2)  # by themselves they look for it every 5 seconds, unless they are blocked
+    assert train_large(folder, out, resume=True, time_limit=0) == "the time limit is reached"

@@ -139,11 +139,19 @@ class Exploit:
         return exec, ("raise SystemError('a stranger code was run')",)
 
 
+_POINTERS: Final = b"\x80\x03}(C\x04dataK\x00C\x06labels](cnumpy\nndarray\n((K\x01tU\x01OC\x08AAAAAAAAtReu."
+"""A batch whose labels are an array of objects over bytes, which numpy would follow as pointers."""
 _IMAGES: Final = np.zeros((2, 3072), np.uint8)
 _RECORD: Final = {
-    "format": 1, "kind": "attack", "key": "k", "name": "fgsm", "weights_sha256": "a", "created": "2026", "source": "x",
-    "ball": {"norm": "linf", "eps": "8/255"}, "checkpoint": None, "seed": 0, "model": "m",
-    "data": {"name": "digits", "split": "test", "n": 1, "of": 2, "sha256": "b"},
+    "format": 1, "kind": "attack", "key": "k", "name": "fgsm", "weights_sha256": "a", "source": "x",
+    "created": "2026-11-25T17:25:42.111+00:00", "ball": {"norm": "linf", "eps": "8/255"}, "checkpoint": None, "seed": 0,
+    "model": "m", "data": {"name": "digits", "split": "test", "n": 1, "of": 2, "sha256": "b", "class_names": ["0"]},
+    "provenance": {}, "accuracy": {"natural": 1.0, "paper": 0.5, "strict": 0.5}, "path": [0.5], "forwards": 2,
+    "backwards": 1, "seconds": 0.1, "files": {"samples.npz": "0" * 64},
+    "attack": {
+        "type": "PGD", "ball": {"norm": "linf", "eps": "8/255"}, "loss": "ce", "steps": 1, "step_size": 0.1,
+        "restarts": 1, "random_start": False,
+    },
 }  # fmt: skip
 _FILE: Final = tarfile.REGTYPE
 
@@ -171,6 +179,7 @@ TARGETS: Final[dict[str, Target]] = {
             *(pickle.dumps({b"data": _IMAGES, b"labels": [0, 9]}, protocol) for protocol in (0, 2, 4)),
             pickle.dumps(Exploit()),
             pickle.dumps({b"data": Exploit(), b"labels": [1]}),
+            _POINTERS,
         ),
     ),
     "matlab": Target(

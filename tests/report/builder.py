@@ -135,7 +135,7 @@ def _samples(study: Study, natural: Bits, last: Bits, fooled: Bits) -> dict[str,
         "fooled_last": last,
         "fooled_any": fooled,
         "natural_correct": natural,
-        "predicted": np.where(last, (labels + 1) % 10, labels),
+        "predicted": np.where(last, (labels + 1) % len(study.data.class_names), labels),
     }
 
 
@@ -153,12 +153,21 @@ def _write(
         "predicted": samples["predicted"][:4],
         "ids": study.data.ids[:4].numpy(),
     }
+    costs = {
+        "accuracy": {
+            "natural": float(samples["natural_correct"].mean()),
+            "paper": float(1 - samples["fooled_last"].mean()),
+            "strict": float(1 - samples["fooled_any"].mean()),
+        },
+        "forwards": content["backwards"] + len(labels),
+        "seconds": 1.0,
+    }
     key = study.key("attack", {"name": name})
     if name in fake.kept:
         about = {"ids": samples["ids"], "labels": labels, "predicted": samples["predicted"]}
         write_npz(study.path(key) / "adversarial.npz", images=attacked, **about)
     arrays = {"samples": samples} | ({"gallery": gallery} if "gallery" in fake.parts else {})
-    study.write(key, "attack", {"name": name, **content}, arrays)
+    study.write(key, "attack", {"name": name, **costs, **content}, arrays)
 
 
 def _write_mask(study: Study, attack: str) -> None:

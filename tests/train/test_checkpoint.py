@@ -1,11 +1,15 @@
 """Checkpoints: written whole, verified before use, the one before kept."""
 
+import errno
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,23 +26,35 @@ from fsrobust.train.checkpoint import (
     find_resumable,
     load_state,
     read_weights,
+    rewind,
     save_checkpoint,
+    start_anew,
 )
 from fsrobust.types import InputError
+from tests.faults import Fault, every_fault, killed_at
 from tests.helpers import fingerprint, images
 from tests.runs import net
 
 
-def state(step: int) -> dict[str, object]:
+def state(step: int, best_step: int | None = None) -> dict[str, object]:
     """Return a training state as the loop writes it."""
-    return {"optimiser": {"state": {0: torch.full((3,), float(step))}}, "position": {"step": step}}
+    position = {"step": step} if best_step is None else {"step": step, "best_step": best_step}
+    return {"optimiser": {"state": {0: torch.full((3,), float(step))}}, "position": position}
 
 
-def save(run: Path, step: int, *, best: bool = False, fsr: str | None = "paper") -> nn.Module:
+def save(
+    run: Path, step: int, *, best: bool = False, fsr: str | None = "paper", best_step: int | None = None
+) -> nn.Module:
     """Save a network of the seed ``step``; return it."""
     model = net(fsr=fsr, seed=step)
-    save_checkpoint(run, step, model, state(step), best=best)
+    save_checkpoint(run, step, model, state(step, best_step), best=best)
     return model
+
+
+def save_bests(run: Path, *bests: int) -> None:
+    """Save the steps 1, 2, … of which each knows its best so far."""
+    for step, best in enumerate(bests, 1):
+        save(run, step, best=best == step, best_step=best)
 
 
 def names(run: Path) -> list[str]:
@@ -186,6 +202,148 @@ def test_after_damage_two_sound_ones_are_kept_again(tmp_path: Path) -> None:
     found, _ = find_resumable(tmp_path)
     assert found is not None
     assert found.name == "00000020"
+
+
+FAILURES = [errno.EIO, errno.ESTALE, errno.EACCES, errno.EMFILE, errno.ENOMEM]
+
+
+@pytest.mark.parametrize("number", FAILURES)
+@pytest.mark.parametrize("file", [WEIGHTS, STATE, DIGESTS, "last"])
+def test_a_file_that_cannot_be_read_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, file: str
+) -> None:
+    """A failing disk, no rights, no descriptors left: raised as it is, with the file's name, and nothing is touched."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    broken, opened, before = find_checkpoint(tmp_path) / file, Path.open, names(tmp_path)
+    broken = broken if broken.exists() else tmp_path / "checkpoints" / file
+
+    def fail(path: Path, *more: Any, **options: Any) -> Any:
+        if path == broken:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *more, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
+    for read in (find_resumable, find_checkpoint, load):
+        with pytest.raises(OSError, match=os.strerror(number)) as error:
+            read(tmp_path)
+        assert error.value.filename == str(broken)
+    assert names(tmp_path) == before
+
+
+def test_a_read_that_fails_names_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails in the middle of a file has no name of its own: the sentence has it nevertheless."""
+    save(tmp_path, 1)
+
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+    with pytest.raises(OSError, match="Input/output") as error:
+        find_resumable(tmp_path)
+    assert error.value.filename == str(tmp_path / "checkpoints" / "00000001" / WEIGHTS)
+
+
+def test_what_is_passed_over_is_kept_aside(tmp_path: Path) -> None:
+    """A run goes back behind a damaged checkpoint: its files move to damaged/, each time under another name."""
+    for turn in (1, 2):
+        for step in (1, 2):
+            save(tmp_path, step)
+        last = find_checkpoint(tmp_path)
+        flip(last / WEIGHTS)
+        content = (last / WEIGHTS).read_bytes()
+        rewind(tmp_path, 1, best=None)
+        assert names(tmp_path) == ["00000001", "damaged", "last"]
+        aside = tmp_path / "checkpoints" / "damaged" / f"00000002-{turn}"
+        assert (aside / WEIGHTS).read_bytes() == content
+        assert find_resumable(tmp_path) == (tmp_path / "checkpoints" / "00000001", [])
+
+
+def test_a_rewind_killed_anywhere_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one to go on from and its best are sound, the damaged one is kept; the next rewind ends the same."""
+
+    def trial(k: int) -> Fault:
+        run = tmp_path / str(k)
+        save_bests(run, 1, 1, 3)
+        flip(run / "checkpoints" / "00000003" / STATE)
+        with killed_at(monkeypatch, k) as fault:
+            rewind(run, 2, best=1)
+        found, _ = find_resumable(run)
+        assert found == run / "checkpoints" / "00000002"
+        rewind(run, 2, best=1)
+        assert find_checkpoint(run).name == "00000002"
+        assert find_checkpoint(run, "best").name == "00000001"
+        assert names(run) == ["00000001", "00000002", "best", "damaged", "last"]
+        assert sorted(p.name for p in (run / "checkpoints" / "damaged").iterdir()) == ["00000003-1"]
+        return fault
+
+    assert every_fault(trial) >= 5
+
+
+@pytest.mark.parametrize("name", ["00000001", "00000055", "90000003"])
+def test_a_last_that_names_none_is_said_and_the_newest_used(tmp_path: Path, name: str) -> None:
+    """One flipped bit makes ``last`` name a step before all others, or beyond: no reason to begin anew."""
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    pointer = tmp_path / "checkpoints" / "last"
+    pointer.write_text(f"{name}\n")
+    found, (remark,) = find_resumable(tmp_path)
+    assert found == tmp_path / "checkpoints" / "00000003"
+    assert str(pointer) in remark
+    assert f"names {name}, which is not there" in remark
+
+
+def test_one_that_did_not_count_is_better_than_none(tmp_path: Path) -> None:
+    """All up to ``last`` damaged, the one beyond it, complete when the run was killed, is gone on from."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / "checkpoints" / "last").write_text("00000001\n")
+    assert find_resumable(tmp_path)[0] == tmp_path / "checkpoints" / "00000001"
+    flip(tmp_path / "checkpoints" / "00000001" / STATE)
+    found, (remark,) = find_resumable(tmp_path)
+    assert found == tmp_path / "checkpoints" / "00000002"
+    assert "00000001" in remark
+
+
+def test_starting_anew_loses_nothing(tmp_path: Path) -> None:
+    """Nothing sound: checkpoints, pointers and metrics go aside, and it is said; before any, nothing does."""
+    assert start_anew(tmp_path) == []
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"epoch": 1}\n')
+    assert start_anew(tmp_path) == []  # killed in between the first row and the first checkpoint
+    assert metrics.exists()
+    save(tmp_path, 1, best=True)
+    flip(find_checkpoint(tmp_path) / WEIGHTS)
+    (remark,) = start_anew(tmp_path)
+    aside = tmp_path / "checkpoints" / "damaged"
+    assert str(aside) in remark
+    assert names(tmp_path) == ["damaged"]
+    assert sorted(p.name for p in aside.iterdir()) == ["00000001-1", "best-1", "last-1", "metrics.jsonl-1"]
+    assert (aside / "metrics.jsonl-1").read_text() == '{"epoch": 1}\n'
+    assert start_anew(tmp_path) == []
+
+
+def test_the_best_of_each_that_is_kept_is_kept(tmp_path: Path) -> None:
+    """Gone back behind the newest, ``best`` names what was the best then; what nobody needs any more goes."""
+    save_bests(tmp_path, 1, 1, 3)
+    assert names(tmp_path) == ["00000001", "00000002", "00000003", "best", "last"]
+    flip(find_checkpoint(tmp_path) / STATE)
+    found, _ = find_resumable(tmp_path)
+    assert found is not None
+    rewind(tmp_path, 2, best=load_state(found)["position"]["best_step"])
+    assert find_checkpoint(tmp_path, "best").name == "00000001"
+    shutil.rmtree(tmp_path / "checkpoints")
+    save_bests(tmp_path, 1, 1, 3, 3)
+    assert names(tmp_path) == ["00000003", "00000004", "best", "last"]
+
+
+def test_a_best_that_is_gone_is_said(tmp_path: Path) -> None:
+    """As a run of an older version may have it: the sentence says what is there."""
+    for step in (1, 2):
+        save(tmp_path, step, best=step == 1)
+    shutil.rmtree(tmp_path / "checkpoints" / "00000001")
+    with pytest.raises(InputError, match=r"00000001.*damaged or gone.*--checkpoint last.*of: 00000002"):
+        find_checkpoint(tmp_path, "best")
 
 
 def test_a_missing_pointer_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fsrobust.cli import run
 from fsrobust.data.batches import pixels, training_batches
 from fsrobust.evaluate.shards import torchrun_shard
-from fsrobust.records import Metrics, read_json
+from fsrobust.records import Metrics, locked, read_json
 from fsrobust.train import fit, load
 from fsrobust.train.distributed import check_shares, environment_rank, own_device
 from fsrobust.types import InputError
@@ -298,3 +298,22 @@ def test_there_must_be_a_gpu_for_each_process(monkeypatch: pytest.MonkeyPatch) -
     assert own_device(torch.device("cpu")) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert own_device(torch.device("cuda")) == torch.device("cuda", 3)
+
+
+@pytest.mark.slow
+def test_an_evaluation_by_two_processes_is_held_by_the_first(job: Job, tmp_path: Path) -> None:
+    """In use, both end and it is said once; free, they share the attack and leave one record."""
+    out = tmp_path / "out"
+    command = ["fsrobust", "evaluate", str(job.run), "--out", str(out), "--attacks", "pgd20", "--limit", "40"]
+    command += ["--curve-samples", "0", "--device", "cpu"]
+    with locked(out):
+        refused = torchrun(*command)
+    assert refused.returncode != 0
+    said = [line for line in refused.stderr.splitlines() if line.startswith("fsrobust:")]
+    assert len(said) == 1, refused.stderr
+    assert "in use by another process" in said[0]
+    assert not (out / "eval").exists()
+    done = torchrun(*command, "--save-images")
+    assert done.returncode == 0, done.stderr
+    assert len(list(out.glob("eval/*/adversarial.npz"))) == 1
+    assert not list(out.glob("eval/*/part-*"))

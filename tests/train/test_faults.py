@@ -1,5 +1,7 @@
 """Killed between any two file operations, a run can go on, and ends as if nothing had happened."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fsrobust.records import Metrics
 from fsrobust.seeding import Noise
 from fsrobust.train import TrainingError, find_checkpoint, load
 from fsrobust.train.checkpoint import find_resumable, load_state, save_checkpoint
@@ -15,7 +18,7 @@ from fsrobust.train.control import Stopwatch
 from fsrobust.train.objectives import Loss
 from tests.faults import Fault, every_fault, killed_at
 from tests.helpers import fingerprint
-from tests.runs import Listener, at, digits, net, train
+from tests.runs import Listener, at, digits, net, timeless, train
 
 
 def save(run: Path, step: int, *, best: bool = False) -> nn.Module:
@@ -125,6 +128,43 @@ def test_a_run_goes_back_behind_damage(tmp_path: Path, lost: str) -> None:
     assert any(str(last) in text and "damaged" in text for text in listener.said)
     assert any("starting anew" in text for text in listener.said) == (lost == "all")
     assert find_checkpoint(tmp_path / "run") == last  # sound again
+    aside = tmp_path / "run" / "checkpoints" / "damaged"
+    assert (aside / f"{last.name}-1" / "state.pt").read_bytes() == b"torn"
+    kept = Metrics(aside / "metrics.jsonl-1").rows()
+    assert timeless(kept) == (whole.lines if lost == "all" else [])
+
+
+def test_a_flipped_pointer_begins_nothing_anew(tmp_path: Path) -> None:
+    """``last`` names a step that never was: no epoch is trained again, no row is lost, and it is said."""
+    whole = train(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "last").write_text("00000002\n")
+    before, listener = (tmp_path / "run" / "metrics.jsonl").read_bytes(), Listener()
+    resumed = train(tmp_path / "run", resume=True, listener=listener)
+    assert listener.losses == []
+    assert fingerprint(resumed.model) == fingerprint(whole.model)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert any("names 00000002, which is not there" in text for text in listener.said)
+    assert not any("anew" in text for text in listener.said)
+
+
+def test_a_passing_failure_of_the_disk_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest checkpoint cannot be read this once: resuming fails, and the next time goes on from it."""
+    whole, last = train(tmp_path / "run"), find_checkpoint(tmp_path / "run")
+    opened = Path.open
+
+    def fail(path: Path, *more: Any, **options: Any) -> Any:
+        if path == last / "weights.safetensors":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            train(tmp_path / "run", resume=True)
+    listener = Listener()
+    resumed = train(tmp_path / "run", resume=True, listener=listener)
+    assert listener.losses == []
+    assert resumed.lines == whole.lines
 
 
 def test_what_did_not_count_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

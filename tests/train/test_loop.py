@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fsrobust.data import Dataset
 from fsrobust.records import Metrics
 from fsrobust.train import TrainingError, control, find_checkpoint, fit, load, loop
 from fsrobust.types import InputError
@@ -151,6 +153,32 @@ def test_another_configuration_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already holds a run"):
         train(tmp_path / "run")
     assert fingerprint(load(tmp_path / "run")) == before
+
+
+def test_the_same_samples_under_another_name_are_gone_on_with(tmp_path: Path) -> None:
+    """Data are their pixels and labels: a file that was moved is remarked on, one with other samples refused."""
+
+    def go(data: Dataset, *, resume: bool = True) -> Listener:
+        listener = Listener()
+        fit(
+            net(),
+            data,
+            objective=at(),
+            train=short(),
+            out=tmp_path / "run",
+            resume=resume,
+            reporter=listener,
+        )
+        return listener
+
+    go(digits(40), resume=False)
+    moved = go(replace(digits(40), name="npz:elsewhere.npz"))
+    (remark,) = (text for text in moved.said if "elsewhere" in text and "called digits" in text)
+    assert "--data npz:elsewhere.npz" in remark
+    assert any("already trained" in text for text in moved.said)
+    for other in (digits(40).select(range(39)), digits(40, "test")):
+        with pytest.raises(InputError, match=r"another configuration \(data: .*sha256"):
+            go(replace(other, name="npz:elsewhere.npz"))
 
 
 def test_a_run_in_use_is_refused(tmp_path: Path) -> None:

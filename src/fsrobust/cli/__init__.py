@@ -35,6 +35,9 @@ from fsrobust.types import InputError
 UsageError: Any = typer.BadParameter.__base__
 """What the parser raises: click's own class, or that of the click which newer typers carry inside."""
 
+_INTERRUPTED: Final = 130
+"""The exit code of what Ctrl-C ended, as shells know it: 128 and the number of the signal."""
+
 _FIRST_WORD = 5.0
 """Seconds after which a process that torchrun started, other than the first, says itself why it fails."""
 
@@ -195,11 +198,17 @@ def recipes(as_json: Json = False) -> None:
         typer.echo(f"{name:<26}{line}")
 
 
+_FACTORY_COMMANDS: Final = {"train", "evaluate", "diagnose", "doctor", "estimate"}
+"""Commands whose network may be that of a pkg.module:factory, given or noted in a run."""
+
+
 def main() -> None:
-    """Run the command line; exit 0 done, 1 failed, 2 bad usage or input."""
-    sys.path.insert(0, str(Path.cwd()))  # as python -m: one's own pkg.module:factory is found
+    """Run the command line; exit 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    if next((a for a in arguments if not a.startswith("-")), None) in _FACTORY_COMMANDS:
+        # last: one's own module is found, but no file of a stranger's folder stands in for a library
+        sys.path.append(str(Path.cwd()))
     sys.exit(run([a for a in arguments if a != "--debug"], debug=debug))
 
 
@@ -213,11 +222,13 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         # help, as shown for a bare command, is an error without a message
         return _fail(error.format_message(), 2) if str(error) else 2
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("Interrupted", 1)
+        code = _INTERRUPTED
     except Exception as error:
         if debug:
             raise
         return _fail(*_explained(error))
+    if code == _INTERRUPTED:  # so the parser, too, returns it, in silence
+        return _fail("Interrupted; what was written before is whole, and the same command goes on", code)
     return code if isinstance(code, int) else 0
 
 

@@ -41,7 +41,7 @@ def compare(
     from fsrobust.report.versus import versus, versus_text
 
     sides = [[Path(part.strip()) for part in side.split(",") if part.strip()] for side in (a, b)]
-    if not all(sides):
+    if not any(sides):
         raise InputError(
             f'Expected two runs, each DIR or DIR,DIR,DIR, but got "{a}" and "{b}"; name one on each side'
         )

@@ -67,8 +67,15 @@ def _writable_folder(path: Path | None) -> Path | None:
 
 
 def _writable_file(path: Path | None) -> Path | None:
-    if path is not None and path.is_dir():
+    """Return where a file is to go: of a link, which somebody named, what it leads to."""
+    if path is None:
+        return None
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
+    if path.is_dir():
         raise InputError(f'Expected a file for --out, but got the folder "{path}"; name a file in it')
+    if os.path.lexists(path) and not path.is_file():  # a plain file would take its place
+        raise InputError(f'Expected a file for --out, but "{path}" is a device, a pipe or a circle of links')
     return _writable(path)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fsrobust.cli.options import DataRoot, Device, Json, console, out_folder, print_json
+from fsrobust.types import InputError
 
 
 def reproduce(
@@ -46,7 +47,9 @@ def reproduce(
 
     refuse_several("reproduce")
     chosen = paper_table(table)
-    names = [row.strip() for row in rows.split(",") if row.strip()] if rows else None
+    names = None if rows is None else [row.strip() for row in rows.split(",") if row.strip()]
+    if names == []:  # which is not to ask for all of them
+        raise InputError(f'Expected --rows as at,at+fsr, but got "{rows}"; leave it out for all rows')
     limit = parse_duration(time_limit) if time_limit is not None else None
     place = Place(data_root, pick_device(device), None if limit is None else time.time() + limit)
     cells = plan(chosen, scale=scale, out=out, rows=names, seeds=seeds)  # type: ignore[arg-type]  # checked there

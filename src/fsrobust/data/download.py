@@ -1,17 +1,24 @@
 """Where the files of a named data set lie, and how they come from the network."""
 
 import difflib
+import errno
 import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from fsrobust.data.archives import extract
 from fsrobust.data.catalog import DATASETS, Archive, DatasetSpec
 from fsrobust.data.readers import Split
+from fsrobust.records import read_json, sync_folder, write_json
 from fsrobust.types import InputError
+
+_MARK: Final = ".whole"
+"""Written last into a data set's folder: the sizes of its files once all of them were on disk."""
 
 
 def lookup(name: str) -> DatasetSpec:
@@ -93,7 +100,7 @@ def cache_folder() -> Path:
 def fetch(name: str, *, quiet: bool = False) -> Path:
     """Download a data set's official archive, check it, unpack it, and return the folder.
 
-    What is there already is neither downloaded nor unpacked again. Progress goes to stderr.
+    What is there already is neither downloaded nor unpacked again; what a power cut tore is. Progress goes to stderr.
 
     Raises:
         InputError: The data set has no archive, the network or the cache folder failed, or what
@@ -104,15 +111,19 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
         raise InputError(f"Expected a data set with an archive, but {name} needs no download")
     cache = cache_folder()
     folder = cache / name
-    if _is_whole(spec, folder):
-        return folder
     try:
+        if _is_whole(spec, folder):
+            return folder
         cache.mkdir(parents=True, exist_ok=True)
         with _locked(cache / f".{name}.lock"):
             if not _is_whole(spec, folder):
-                for archive in spec.archives:
-                    _bring(spec, archive, cache, folder, quiet=quiet)
+                if not _is_by_hand(spec, cache, folder):
+                    for archive in spec.archives:
+                        _bring(spec, archive, cache, folder, quiet=quiet)
+                _mark_whole(spec, folder)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EROFS) and _has_all(spec, folder):
+            return folder  # somebody else's cache, to be read only
         raise InputError(
             f"Expected to keep {spec.title} in {cache}, but got {error.strerror or error}; "
             "let FSROBUST_CACHE name another folder"
@@ -123,18 +134,55 @@ def fetch(name: str, *, quiet: bool = False) -> Path:
 def _bring(spec: DatasetSpec, archive: Archive, cache: Path, folder: Path, *, quiet: bool) -> None:
     """Download one archive and unpack it into ``folder``, or put the file where its layout has it."""
     if archive.packed:
-        extract(_download(spec, archive, cache, quiet=quiet), folder)
+        file = _download(spec, archive, cache, quiet=quiet)
+        for path in (file, cache):
+            sync_folder(path)
+        extract(file, folder)
         return
     place = folder / spec.layouts[0].folder
     place.mkdir(parents=True, exist_ok=True)
     _download(spec, archive, place, quiet=quiet)
 
 
+def _sizes(spec: DatasetSpec, folder: Path) -> dict[str, int] | None:
+    """Return the sizes of a data set's files, None if some are missing."""
+    for layout in spec.layouts:
+        files = [f"{layout.folder}/{file}" for file in layout.train + layout.test]
+        if all((folder / file).is_file() for file in files):
+            return {file: (folder / file).stat().st_size for file in files}
+    return None
+
+
+def _has_all(spec: DatasetSpec, folder: Path) -> bool:
+    sizes = _sizes(spec, folder)
+    return sizes is not None and all(sizes.values())
+
+
 def _is_whole(spec: DatasetSpec, folder: Path) -> bool:
-    return any(
-        all((folder / layout.folder / file).is_file() for file in layout.train + layout.test)
-        for layout in spec.layouts
-    )
+    """Return whether the files are those that were flushed to disk before the mark was written."""
+    try:
+        marked = read_json(folder / _MARK)
+    except InputError:  # none, or torn
+        return False
+    return _has_all(spec, folder) and marked.get("sizes") == _sizes(spec, folder)
+
+
+def _is_by_hand(spec: DatasetSpec, cache: Path, folder: Path) -> bool:
+    """Return whether somebody else put the files there: the archive that they would be of is not here.
+
+    What was unpacked here and torn has its archive beside it, flushed before it was opened.
+    """
+    fetched = any(not archive.packed or (cache / archive.file).exists() for archive in spec.archives)
+    return _has_all(spec, folder) and not fetched
+
+
+def _mark_whole(spec: DatasetSpec, folder: Path) -> None:
+    """Flush all there is in a folder to disk, then note its sizes: what carries the mark outlives a power cut."""
+    with ThreadPoolExecutor(32) as pool:  # one by one, a file system would wait for the disk 100,000 times
+        for _ in pool.map(sync_folder, [*folder.rglob("*"), folder, folder.parent]):
+            pass
+    if _has_all(spec, folder):
+        write_json(folder / _MARK, {"sizes": _sizes(spec, folder)}, sealed=True)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _pickled_batch(file: Path, kind: _Cifar) -> tuple[np.ndarray, Numbers]:
     with reading(file, f"a pickled {kind.title} batch"):
         batch = unpickle(file.read_bytes())
         images = batch[b"data"]
-        labels = whole_labels(str(file), np.asarray(batch[kind.key]), len(kind.class_names))
+        labels = whole_labels(str(file), _numbers(file, batch[kind.key]), len(kind.class_names))
     expected = (len(labels), 3072)
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != expected:
         got = f"{getattr(images, 'dtype', type(images).__name__)} {getattr(images, 'shape', '')}"
@@ -111,6 +111,20 @@ def _pickled_batch(file: Path, kind: _Cifar) -> tuple[np.ndarray, Numbers]:
             f"but got {got.strip()}; replace the file"
         )
     return images, labels
+
+
+def _numbers(file: Path, labels: object) -> np.ndarray:
+    """Return a list of whole numbers as an array, and an array as it is.
+
+    numpy would also unfold lists of lists, and a small pickle may hold one list a thousand times a thousand times.
+    """
+    if isinstance(labels, np.ndarray):
+        return labels
+    if not isinstance(labels, list | tuple) or not all(type(label) is int for label in labels):
+        raise InputError(
+            f"Expected a list of whole numbers as labels in {file}, but got others; replace the file"
+        )
+    return np.asarray(labels)
 
 
 # --- SVHN ---

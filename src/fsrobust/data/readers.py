@@ -8,12 +8,13 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import BinaryIO, Final, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from fsrobust.data.archives import reading
+from fsrobust.records import check_npz
 from fsrobust.types import InputError
 
 Split: TypeAlias = Literal["train", "test"]
@@ -74,7 +75,7 @@ def read_npz(file: Path, split: Split) -> Samples:
     with (
         reading(file, "numpy arrays without pickled objects"),
         file.open("rb") as stream,  # numpy would leave a broken file open
-        np.load(stream, allow_pickle=False) as arrays,
+        _loaded(stream) as arrays,
     ):
         x, y = _npz_names(file, arrays.files)
         labels = {part: whole_labels(f"{file}:{y.format(part)}", arrays[y.format(part)]) for part in _SPLITS}
@@ -92,6 +93,13 @@ def read_npz(file: Path, split: Split) -> Samples:
             f"but got {len(images)} images and {len(labels[split])} labels"
         )
     return Samples(images, labels[split], np.arange(len(images)), tuple(map(str, names)))
+
+
+def _loaded(stream: BinaryIO) -> np.lib.npyio.NpzFile:
+    """Return the arrays of a file that is not made to unfold beyond all memory."""
+    check_npz(stream)
+    arrays: np.lib.npyio.NpzFile = np.load(stream, allow_pickle=False)
+    return arrays
 
 
 def _npz_names(file: Path, found: Sequence[str]) -> tuple[str, str]:

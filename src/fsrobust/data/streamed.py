@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from fsrobust.data.datasets import Dataset
 from fsrobust.data.readers import FolderFiles, Split, decode_square, list_folder
+from fsrobust.processes import end_with_parent
 from fsrobust.types import InputError
 
 _CHUNK: Final = 64
@@ -207,7 +208,11 @@ def _as_it_is(images: Any) -> Any:
 
 
 def _leave_signals(_worker: int) -> None:
-    """Let the process that trains decide when to stop: it checkpoints first, and then ends its workers."""
+    """Let the process that trains decide when to stop: it checkpoints first, and then ends its workers.
+
+    Killed, it cannot: they end with it, or they would hold its run directory for ever.
+    """
+    end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

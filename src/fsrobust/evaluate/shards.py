@@ -5,11 +5,16 @@ itself does not. A part that is there is not made again, and one that was killed
 """
 
 import multiprocessing
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +23,7 @@ from numpy.typing import NDArray
 
 from fsrobust.evaluate.cascade import StageCost, Standing, cost_arrays
 from fsrobust.evaluate.engine import GALLERY, AttackResult
+from fsrobust.processes import end_with_parent
 from fsrobust.records import read_npz, write_npz
 from fsrobust.train.distributed import environment_rank
 from fsrobust.types import InputError
@@ -74,11 +80,6 @@ def read_parts(folder: Path, n: int) -> AttackResult | None:
         raise InputError(
             f'The parts of an attack in "{folder}" are damaged ({error}); remove part-*.npz there and run again'
         ) from error
-
-
-def complete(folder: Path, n: int) -> bool:
-    """Return whether a record, or all the parts of one, are in ``folder``."""
-    return (folder / "record.json").is_file() or bool(_complete(folder, n))
 
 
 def _complete(folder: Path, n: int) -> list[Path]:
@@ -146,8 +147,11 @@ def _merge_costs(parts: Sequence[Mapping[str, NDArray[Any]]]) -> list[StageCost]
 def run_processes(work: Callable[[Shard], None], shards: int) -> None:
     """Run ``work``, which must pickle, once per shard in processes side by side, with as many threads for each.
 
+    They end before this returns, and with this process if it is killed.
+
     Raises:
         InputError: a shard failed; the others are stopped, and what they noted stays.
+        SystemExit: SIGTERM came, which else would end this process at once.
     """
     context = multiprocessing.get_context("spawn")  # a fork would share CUDA, which cannot be shared
     threads = max(1, torch.get_num_threads() // shards)
@@ -155,16 +159,20 @@ def run_processes(work: Callable[[Shard], None], shards: int) -> None:
         context.Process(target=_one_process, args=(work, Shard(number, shards), threads), daemon=True)
         for number in range(shards)
     ]
-    for process in processes:
-        process.start()
-    try:
-        while any(p.is_alive() for p in processes) and not any(p.exitcode for p in processes):
-            time.sleep(_POLL)
-        failed = [number for number, process in enumerate(processes) if process.exitcode]
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+    with _sigterm_unwinds():
+        try:
+            with _deaf_to_interrupts():
+                for process in processes:
+                    process.start()
+            while any(p.is_alive() for p in processes) and not any(p.exitcode for p in processes):
+                time.sleep(_POLL)
+            failed = [number for number, process in enumerate(processes) if process.exitcode]
+        finally:
+            started = [process for process in processes if process.pid is not None]
+            for process in started:
+                process.terminate()
+            for process in started:
+                process.join()
     if failed:
         raise InputError(
             f"Shard {failed[0]} of {shards} ended with status {processes[failed[0]].exitcode}; the same command "
@@ -172,7 +180,37 @@ def run_processes(work: Callable[[Shard], None], shards: int) -> None:
         )
 
 
+@contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM raise, as Ctrl-C does, where it would end the process at once: what was started is ended first."""
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # as a shell would report it
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Keep Ctrl-C, which goes to all processes of a terminal, from those started here: each would print a traceback."""
+    resource_tracker.ensure_running()  # started by the first process, it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _one_process(work: Callable[[Shard], None], shard: Shard, threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     try:
         work(shard)
@@ -187,6 +225,6 @@ def torchrun_shard() -> Shard | None:
 
 
 def wait_for_parts(folders: Sequence[Path], n: int) -> None:
-    """Return once the parts of every record in ``folders`` are there; torchrun ends all if a process fails."""
-    while not all(complete(folder, n) for folder in folders):
+    """Return once the parts in all ``folders`` are there; torchrun ends all if a process fails."""
+    while not all(_complete(folder, n) for folder in folders):
         time.sleep(_POLL)

@@ -16,7 +16,7 @@ from torch import nn
 from fsrobust.attacks import Attack, Ball, Cascade
 from fsrobust.data import Dataset
 from fsrobust.evaluate.identity import identify
-from fsrobust.evaluate.kept import RECORD, read_records, read_samples
+from fsrobust.evaluate.kept import RECORD, digests, list_records, read_samples
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Precision
 from fsrobust.records import (
@@ -109,7 +109,7 @@ class Study:
         content: Mapping[str, object],
         arrays: Mapping[str, Mapping[str, NDArray[Any]]],
     ) -> None:
-        """Write a record: its arrays first, record.json last, then the index."""
+        """Write a record: its files first, record.json with their digests last, then the index."""
         folder = self.path(key)
         for name, values in arrays.items():
             write_npz(folder / f"{name}.npz", **values)
@@ -133,6 +133,7 @@ class Study:
             "precision": self.precision,
             "created": _after(self.folder, datetime.datetime.now(datetime.UTC)),
             "provenance": provenance(device_of(self.subject.model)),
+            "files": digests(folder),
         }
         write_json(folder / RECORD, record, sealed=True)
         write_index(self.folder)
@@ -140,8 +141,8 @@ class Study:
 
 def _after(folder: Path, now: datetime.datetime) -> str:
     """Return the time in milliseconds, but after that of any record already there: a clock may be set back."""
-    last = max((record["created"] for record in read_records(folder, lambda _why: None)), default="")
-    with contextlib.suppress(ValueError, TypeError):
+    last = max((record["created"] for record in list_records(folder)), default="")
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         now = max(now, datetime.datetime.fromisoformat(last) + datetime.timedelta(milliseconds=1))
     return now.isoformat(timespec="milliseconds")
 
@@ -194,9 +195,7 @@ def _settings(attack: Attack) -> dict[str, object]:
 def write_index(folder: Path) -> None:
     """Write eval/index.json, the list of records: rebuilt from them, so that it cannot disagree."""
     shown = ("key", "kind", "name", "checkpoint", "ball", "weights_sha256", "seed", "created")
-    rows = [
-        {k: r.get(k) for k in shown} | {"n": r["data"]["n"]} for r in read_records(folder, lambda _why: None)
-    ]
+    rows = [{k: r.get(k) for k in shown} | {"n": r["data"]["n"]} for r in list_records(folder)]
     write_json(folder / "eval" / "index.json", {"records": rows})
 
 

@@ -1,5 +1,6 @@
 """One evaluation over several processes: those it starts itself, or those that torchrun started."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from fsrobust.evaluate.shards import Shard, run_processes, torchrun_shard, wait_
 from fsrobust.evaluate.study import carry_out_shard, record_folder
 from fsrobust.recipes.execute import find_target, plan_study
 from fsrobust.records import locked
+from fsrobust.train.distributed import team_on
 from fsrobust.types import InputError
 
 
@@ -41,12 +43,13 @@ def share_out(work: Sharded, study: Study, shards: int) -> bool:
     """Run the shards of a study, if there are to be any; return whether this process is to make the records.
 
     Started by torchrun, each process runs its own shard, and the first one waits for the others.
+
+    Raises:
+        InputError: more shards than samples; or another process holds the study's folder.
     """
     mine = torchrun_shard()
     if mine is not None:
-        work(mine)
-        if mine.number == 0:
-            wait_for_parts([record_folder(study, name) for name in work.attacks], len(study.data))
+        _run_mine(work, study, mine)
         return mine.number == 0
     if shards > len(study.data):
         raise InputError(f"Expected at most a shard per sample, {len(study.data)}, but got --shards {shards}")
@@ -54,3 +57,21 @@ def share_out(work: Sharded, study: Study, shards: int) -> bool:
         with locked(study.folder):
             run_processes(work, shards)
     return True
+
+
+def _run_mine(work: Sharded, study: Study, shard: Shard) -> None:
+    """Run a shard beside those of other processes, in a folder that the first one holds until all are there."""
+    lacking: list[str] = []
+    with contextlib.ExitStack() as held, team_on(torch.device("cpu")) as team:
+        with team.in_turn():
+            if team.leads:
+                held.enter_context(locked(study.folder))
+                lacking = [name for name in work.attacks if lacks(study, name, images=work.images)]
+        work(shard)
+        wait_for_parts([record_folder(study, name) for name in lacking], len(study.data))
+
+
+def lacks(study: Study, name: str, *, images: bool) -> bool:
+    """Return whether an attack's record, or its images where they are wanted, are yet to be made."""
+    folder = record_folder(study, name)
+    return not study.has(folder.name) or (images and not (folder / "adversarial.npz").is_file())

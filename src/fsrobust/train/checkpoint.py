@@ -2,11 +2,13 @@
 
 ``checkpoints/STEP/`` holds ``weights.safetensors`` (its header says which model), ``state.pt`` (plain values
 and tensors, no code) and ``sha256`` (as ``sha256sum -c`` reads it). The files ``last`` and ``best`` beside it
-each hold the name of a STEP.
+each hold the name of a STEP. What is damaged and in the way goes to ``damaged/`` beside them: nothing is lost.
 """
 
+import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -31,6 +33,8 @@ WEIGHTS: Final = "weights.safetensors"
 STATE: Final = "state.pt"
 DIGESTS: Final = "sha256"
 KEPT: Final = 2
+_NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""Reasons not to read a file that are about it; any other (rights, a failing disk) says nothing of what is in it."""
 
 
 def save_checkpoint(
@@ -57,7 +61,8 @@ def _write(final: Path, model: nn.Module, state: Mapping[str, object]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         _fill(partial, model, state)
-        shutil.rmtree(final, ignore_errors=True)  # damaged, or it would not be written again
+        if final.exists():  # damaged, or it would not be written again
+            _set_aside(final, final.parent)
         partial.replace(final)
         for folder in (final.parent, final.parent.parent):  # on disk before anything points at it
             sync_folder(folder)
@@ -87,7 +92,8 @@ def weights_bytes(model: nn.Module) -> bytes:
 def rewind(run: Path, step: int, *, best: int | None) -> None:
     """Leave a run as it was at the checkpoint it goes on from: ``last`` there, ``best`` as its state says, none beyond.
 
-    What a kill kept from counting is made anew, of other bits if by other processes or in other pieces.
+    What a kill kept from counting is made anew, of other bits if by other processes or in other pieces. What is
+    damaged is set aside: somebody may want to see what is in it.
     """
     folder = run / "checkpoints"
     write_bytes(folder / "last", f"{step:08d}\n".encode())
@@ -97,14 +103,41 @@ def rewind(run: Path, step: int, *, best: int | None) -> None:
         write_bytes(folder / "best", f"{best:08d}\n".encode())
     for path in _steps(folder):
         if path.name > f"{step:08d}":
-            shutil.rmtree(path)
+            _set_aside(path, folder) if why_unsound(path) else shutil.rmtree(path)
+
+
+def start_anew(run: Path) -> list[str]:
+    """Set aside what is left of a run that has no checkpoint to go on from; return a sentence if there is anything.
+
+    Its metrics go with its checkpoints: they are of a training that is lost.
+    """
+    folder, metrics = run / "checkpoints", run / "metrics.jsonl"
+    if not _steps(folder) and not (folder / "last").exists():
+        return []  # killed before its first checkpoint
+    # "last" goes last: a kill in between must not make the rest look as if there had been no checkpoint
+    for path in (*_steps(folder), metrics, folder / "best", folder / "last"):
+        if path.exists():
+            _set_aside(path, folder)
+    return [
+        f'no checkpoint of "{run}" is sound; what is left of it, metrics too, is in "{folder / "damaged"}" now'
+    ]
+
+
+def _set_aside(path: Path, folder: Path) -> None:
+    """Move a damaged checkpoint, or what belongs to one, to ``folder/damaged/``, under a name that is not in use."""
+    aside = folder / "damaged"
+    aside.mkdir(exist_ok=True)
+    numbers = itertools.count(1)
+    path.replace(next(place for k in numbers if not (place := aside / f"{path.name}-{k}").exists()))
+    for changed in (aside, folder, path.parent):
+        sync_folder(changed)
 
 
 def _prune(folder: Path) -> None:
-    """Keep the best checkpoint and the newest up to ``last``; what lies beyond it no longer counts."""
+    """Keep the newest up to ``last``, and the best of each: gone back to one, a run needs it."""
     last = _pointed(folder, "last") or ""
-    counted = [path.name for path in _steps(folder) if path.name <= last]
-    keep = {_pointed(folder, "best"), *counted[:KEPT]}
+    counted = [path for path in _steps(folder) if path.name <= last][:KEPT]
+    keep = {_pointed(folder, "best"), *(path.name for path in counted), *map(_best_of, counted)}
     for path in _steps(folder):
         if path.name not in keep:
             shutil.rmtree(path)
@@ -113,6 +146,20 @@ def _prune(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _best_of(checkpoint: Path) -> str | None:
+    """Return the name of the checkpoint that was the best when this one was written, None if there was none."""
+    try:
+        # mapped: of gigabytes of tensors none is read
+        state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True, mmap=True)
+        return f"{state['position']['best_step']:08d}"
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise  # rather than delete what may be needed
+    except Exception:  # damaged, of another version, or without a best one: nothing to keep for it
+        pass
+    return None
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -124,22 +171,36 @@ def _pointed(folder: Path, pointer: str) -> str | None:
     """Return the checkpoint that a pointer names, None if it is not there or names none."""
     try:
         name = (folder / pointer).read_text().strip()
-    except (OSError, UnicodeDecodeError):
+    except UnicodeDecodeError:
+        return None
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
         return None
     return name if re.fullmatch(r"[0-9]{8,}", name) else None
 
 
 def why_unsound(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint's files, None if they are as they were written."""
+    """Return what is wrong with a checkpoint's files, None if they are as they were written.
+
+    Raises:
+        OSError: they cannot be read, which says nothing of what is in them.
+    """
+    file = checkpoint / DIGESTS
     try:
-        lines = (checkpoint / DIGESTS).read_text().splitlines()
+        lines = file.read_text().splitlines()
         expected = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
-        for name in (WEIGHTS, STATE):
-            with (checkpoint / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected.get(name):
-                    return f"{name} does not match its checksum"
-    except (OSError, ValueError) as error:
-        return f"a file is missing or unreadable ({error})"
+        for file in (checkpoint / WEIGHTS, checkpoint / STATE):
+            with file.open("rb") as content:
+                if hashlib.file_digest(content, "sha256").hexdigest() != expected.get(file.name):
+                    return f"{file.name} does not match its checksum"
+    except ValueError as error:
+        return f"a file is unreadable ({error})"
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            error.filename = error.filename or str(file)  # a failing read names none
+            raise
+        return f"a file is missing ({error})"
     return None
 
 
@@ -152,29 +213,46 @@ def find_checkpoint(run: Path, which: str = "last") -> Path:
     folder = run / "checkpoints"
     name = _pointed(folder, which)
     if name is None and which in ("last", "best") and (folder / which).is_file():
-        there = ", ".join(path.name for path in _steps(folder)) or "none"
         raise InputError(
-            f'"{folder / which}" is damaged: it names no checkpoint; write the name of one into it, of: {there}'
+            f'"{folder / which}" is damaged: it names no checkpoint; write the name of one into it, '
+            f"of: {_there(folder)}"
         )
     if name is None:
         hint = "; it was trained without a validation split" if which == "best" else ""
         raise InputError(f'Expected a checkpoint "{which}" in "{run}", but there is none{hint}')
     checkpoint = folder / name
+    if which == "best" and not checkpoint.is_dir():
+        raise InputError(
+            f'Expected the best checkpoint as "{checkpoint}", but it is damaged or gone: lost since it was the best; '
+            f"take another with --checkpoint last, or write its name into {folder / which}, of: {_there(folder)}"
+        )
     reason = why_unsound(checkpoint)
     if reason:
         raise InputError(f'"{checkpoint}" is damaged or was tampered with: {reason}')
     return checkpoint
 
 
+def _there(folder: Path) -> str:
+    return ", ".join(path.name for path in _steps(folder)) or "none"
+
+
 def find_resumable(run: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest sound checkpoint at or before ``last``, and a sentence for each one passed over."""
-    last = _pointed(run / "checkpoints", "last")
+    """Return the newest sound checkpoint at or before ``last``, and a sentence for each one passed over.
+
+    A ``last`` that names none says nothing: the newest sound one is taken, and that is said. One beyond ``last`` is
+    complete, but the run was killed before it counted: it is better than none.
+    """
+    folder = run / "checkpoints"
+    last = _pointed(folder, "last")
     remarks: list[str] = []
-    if last is None and (run / "checkpoints" / "last").exists():
-        remarks.append(f'"{run / "checkpoints" / "last"}" is damaged; using the newest checkpoint')
-    for checkpoint in _steps(run / "checkpoints"):
-        if last is not None and checkpoint.name > last:
-            continue  # complete, but the run was killed before it counted
+    if last is None and (folder / "last").exists():
+        remarks.append(f'"{folder / "last"}" is damaged; using the newest checkpoint')
+    if last is not None and not (folder / last).is_dir():
+        remarks.append(
+            f'"{folder / "last"}" names {last}, which is not there; using the newest sound checkpoint'
+        )
+        last = None
+    for checkpoint in sorted(_steps(folder), key=lambda path: last is not None and path.name > last):
         reason = why_unsound(checkpoint)
         if reason is None:
             return checkpoint, remarks

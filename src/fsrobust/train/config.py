@@ -8,6 +8,9 @@ from typing import Any, Final, Literal
 from fsrobust.records import read_json
 from fsrobust.types import InputError
 
+_LARGEST: Final = 1e30
+"""The largest rate worth a try: optimisers multiply it, in float32, which ends at 3.4e38."""
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; what was written before stays."""
@@ -56,11 +59,15 @@ class TrainConfig:
         for name in ("epochs", "batch", "validation", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"Expected train.{name} to be at least 1, but got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise InputError(f"Expected train.lr above 0, but got {self.lr}")
+        if not 0 < self.lr <= _LARGEST:
+            raise InputError(
+                f"Expected a finite train.lr above 0 and at most {_LARGEST:g}, but got {self.lr}"
+            )
         for name in ("weight_decay", "frozen_epochs"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"Expected train.{name} to be at least 0, but got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= _LARGEST:
+                raise InputError(
+                    f"Expected train.{name} to be at least 0 and at most {_LARGEST:g}, but got {getattr(self, name)}"
+                )
         if not all(0 <= share <= 1 for share in self.milestones):
             raise InputError(f"Expected train.milestones as shares of the run, but got {self.milestones}")
         for name in ("momentum", "ema_decay", "swa_start"):
@@ -97,17 +104,28 @@ def read_begun(file: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
+def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> list[str]:
     """Refuse to resume with a configuration other than the run's own, but for how a batch is shared out.
 
-    A setting newer than the run had its default.
+    A setting newer than the run had its default. Data are their samples, whatever they are called: a sentence is
+    returned for another name.
+
+    Raises:
+        InputError: another configuration; the message says in what.
     """
+    remarks: list[str] = []
     if isinstance(before.get("train"), dict):
         before = {**before, "train": {**asdict(TrainConfig()), **before["train"]}}
     for part in sorted(set(now) - {"provenance"}):
         theirs, ours = _plain(before.get(part)), _plain(now[part])
         if part == "train" and isinstance(theirs, dict):
             theirs |= {name: ours[name] for name in SHARING if name in ours}
+        if part == "data" and isinstance(theirs, dict) and theirs.get("name") != ours["name"]:
+            remarks.append(
+                f"the data were called {theirs.get('name')} when the run began, and are {ours['name']} now; they are "
+                f"the same samples, so it goes on (evaluate it with --data {ours['name']})"
+            )
+            theirs["name"] = ours["name"]
         if theirs != ours:
             keys = (
                 [k for k in ours if theirs.get(k) != ours[k]]
@@ -118,6 +136,7 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path)
                 f'"{out}" was begun with another configuration ({part}: {", ".join(map(str, keys))}); '
                 "resume with the same one, or choose another --out"
             )
+    return remarks
 
 
 def _plain(value: object) -> Any:

@@ -56,7 +56,7 @@ class Lifelines:
         """Return what happened, and how to go on."""
         return (
             f"Process {self.lost} of {self.size} (counted from 0) was lost: killed, or out of reach; "
-            "what was saved stays, and the same command with --resume goes on"
+            "what was saved stays, and the same command goes on: a training with --resume"
         )
 
     def leave(self, word: int) -> None:

@@ -27,6 +27,7 @@ from fsrobust.train.checkpoint import (
     read_weights,
     rewind,
     save_checkpoint,
+    start_anew,
 )
 from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run, read_begun
 from fsrobust.train.control import Reporter, Silent, Stopwatch
@@ -140,12 +141,15 @@ class _Run:
             write_json(file, written, sealed=True)
         if not resume:
             return
-        check_same_run(read_begun(file), written, out)
-        checkpoint, remarks = find_resumable(out)
-        for remark in remarks:
+        remarks = check_same_run(read_begun(file), written, out)
+        checkpoint, passed_over = find_resumable(out)
+        for remark in (*remarks, *passed_over):
             self.reporter.say(remark)
         if checkpoint is not None:
             self._restore(checkpoint)
+        elif self.team.leads:
+            for remark in start_anew(out):
+                self.reporter.say(remark)
         if self.team.leads:
             metrics.truncate(self.position.epoch - 1)
         self.rows = metrics.rows()
