@@ -386,6 +386,26 @@ def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_forked_child_holds_no_lock(tmp_path: Path) -> None:
+    """A worker that outlives its parent's hold on a directory, for a moment or for ever, keeps nobody out."""
+    running, says_so = os.pipe()
+    with locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.write(says_so, b"x")
+            signal.pause()
+            os._exit(0)
+        os.read(running, 1)
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(running)
+        os.close(says_so)
+
+
 def test_provenance_says_what_a_number_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Code, versions, device and precision are recorded as plain JSON values."""
     found = provenance("cpu")

@@ -310,7 +310,25 @@ def locked(directory: Path) -> Iterator[None]:
             raise InputError(
                 f'"{directory}" is in use by another process; wait for it or choose another --out'
             ) from error
-        yield
+        _HELD.add(file)
+        try:
+            yield
+        finally:
+            _HELD.discard(file)
+
+
+_HELD: Final[set[TextIO]] = set()
+"""Locks of this process. A forked child has copies of them, which would hold on to them after this process's death."""
+
+
+def _let_go() -> None:
+    """Close a forked child's copies, which unlocks nothing."""
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _opened_lock(directory: Path) -> TextIO:

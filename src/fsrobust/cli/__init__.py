@@ -198,17 +198,10 @@ def recipes(as_json: Json = False) -> None:
         typer.echo(f"{name:<26}{line}")
 
 
-_FACTORY_COMMANDS: Final = {"train", "evaluate", "diagnose", "doctor", "estimate"}
-"""Commands whose network may be that of a pkg.module:factory, given or noted in a run."""
-
-
 def main() -> None:
     """Run the command line; exit 0 done, 1 failed, 2 bad usage or input, 130 interrupted."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
-    if next((a for a in arguments if not a.startswith("-")), None) in _FACTORY_COMMANDS:
-        # last: one's own module is found, but no file of a stranger's folder stands in for a library
-        sys.path.append(str(Path.cwd()))
     sys.exit(run([a for a in arguments if a != "--debug"], debug=debug))
 
 

@@ -122,6 +122,12 @@ def label(name: str, study: Study) -> str:
     return name if rival is None else f"{name} from {rival.source}"
 
 
+def lacks(study: Study, name: str, *, images: bool) -> bool:
+    """Return whether an attack's record, or its images where they are wanted, are yet to be made."""
+    wanted = images and not (record_folder(study, name) / "adversarial.npz").is_file()
+    return wanted or not study.has(_key(study, name))
+
+
 def record_folder(study: Study, name: str) -> Path:
     """Return where an attack's record goes."""
     return study.path(_key(study, name))
@@ -197,9 +203,7 @@ class _Work:
         )
 
     def lacks(self, name: str) -> bool:
-        """Return whether an attack's record, or its images where they are wanted, are not there."""
-        wanted = self.images and not (record_folder(self.study, name) / "adversarial.npz").is_file()
-        return wanted or not self.study.has(_key(self.study, name))
+        return lacks(self.study, name, images=self.images)
 
     def part(self, name: str, shard: Shard) -> None:
         """Leave a shard's part of an attack, unless it is there."""

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,11 @@ def call_factory(text: str) -> nn.Module:
         InputError: it cannot be imported or called, or makes something else.
     """
     module_name, _, name = text.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # last: one's own module is found, now and when it imports others later, and no file of a stranger's folder
+        # stands in for a library
+        sys.path.append(here)
     try:
         factory = getattr(importlib.import_module(module_name), name)
     except (Exception, SystemExit) as error:  # somebody's module may do anything when it is imported

@@ -8,7 +8,7 @@ import torch
 
 from fsrobust.evaluate import Study
 from fsrobust.evaluate.shards import Shard, run_processes, torchrun_shard, wait_for_parts
-from fsrobust.evaluate.study import carry_out_shard, record_folder
+from fsrobust.evaluate.study import carry_out_shard, lacks, record_folder
 from fsrobust.recipes.execute import find_target, plan_study
 from fsrobust.records import locked
 from fsrobust.train.distributed import team_on
@@ -69,9 +69,3 @@ def _run_mine(work: Sharded, study: Study, shard: Shard) -> None:
                 lacking = [name for name in work.attacks if lacks(study, name, images=work.images)]
         work(shard)
         wait_for_parts([record_folder(study, name) for name in lacking], len(study.data))
-
-
-def lacks(study: Study, name: str, *, images: bool) -> bool:
-    """Return whether an attack's record, or its images where they are wanted, are yet to be made."""
-    folder = record_folder(study, name)
-    return not study.has(folder.name) or (images and not (folder / "adversarial.npz").is_file())
