@@ -24,7 +24,8 @@ from fsrobust.records import Metrics, read_json, read_npz
 from fsrobust.report.results import read_run
 from fsrobust.report.spread import read_spread
 from fsrobust.train import find_checkpoint, fit, load
-from fsrobust.train.checkpoint import WEIGHTS, load_state, read_weights
+from fsrobust.train.checkpoint import WEIGHTS, load_state
+from fsrobust.train.trained import read_weights
 from fsrobust.types import InputError
 from tests.formats.make import facts, tiny
 from tests.helpers import fingerprint

@@ -31,7 +31,8 @@ from fsrobust.progress import parse_duration
 from fsrobust.recipes import recipe
 from fsrobust.records import Metrics, read_config, read_json
 from fsrobust.records import read_npz as read_arrays
-from fsrobust.train.checkpoint import find_checkpoint, load, load_state
+from fsrobust.train import load
+from fsrobust.train.checkpoint import find_checkpoint, load_state
 from fsrobust.train.packing import find_packed
 from fsrobust.types import InputError
 

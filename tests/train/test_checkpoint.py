@@ -25,11 +25,11 @@ from fsrobust.train.checkpoint import (
     WEIGHTS,
     find_resumable,
     load_state,
-    read_weights,
     rewind,
     save_checkpoint,
     start_anew,
 )
+from fsrobust.train.trained import read_weights
 from fsrobust.types import InputError
 from tests.faults import Fault, every_fault, killed_at
 from tests.helpers import fingerprint, images

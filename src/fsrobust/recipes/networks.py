@@ -17,7 +17,7 @@ from fsrobust.plugin import Guarded, attach, config_of
 from fsrobust.records import read_config
 from fsrobust.seeding import derive
 from fsrobust.train import load
-from fsrobust.train.checkpoint import read_trained
+from fsrobust.train.trained import read_trained
 from fsrobust.types import InputError
 
 

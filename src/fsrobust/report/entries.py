@@ -132,3 +132,13 @@ def unique_folders(runs: Sequence[Path | str]) -> list[Path]:
     for run in runs:
         folders.setdefault(Path(run).resolve(), Path(run))
     return list(folders.values())
+
+
+def comparable(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Return entries in groups that met the same samples in the same ball."""
+    groups: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        data = entry.evaluation.record["data"]
+        same = (entry.evaluation.norm, entry.evaluation.eps, data["sha256"], data["name"], data["split"])
+        groups.setdefault(same, []).append(entry)
+    return list(groups.values())

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fsrobust.evaluate import wilson
-from fsrobust.report import words
+from fsrobust.report import ahead, words
 from fsrobust.report.entries import Cast, Entry
 from fsrobust.report.figures import Line, ball_radius, eps_figure, iterations_figure
 from fsrobust.report.pictures import Picture, data_uri, vector
@@ -59,7 +59,7 @@ def build_page(who: Cast, tables: Sequence[TablePart] = ()) -> Page:
     return Page(
         title=_title(who),
         subtitle=_subtitle(entries),
-        summary=words.summary(entries)
+        summary=ahead.summary(entries)
         or ["None of these runs has been evaluated yet: there is no number to show."],
         tiles=[_tile(entry) for entry in entries],
         table=table,

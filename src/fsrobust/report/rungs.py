@@ -12,7 +12,7 @@ from fsrobust.evaluate.adaptive import ADAPTIVE
 from fsrobust.evaluate.outcome import Bits
 from fsrobust.evaluate.stats import Paired, holm
 from fsrobust.report import words
-from fsrobust.report.entries import Entry
+from fsrobust.report.entries import Entry, comparable
 from fsrobust.report.results import Evaluation
 from fsrobust.report.tables import NOT_RUN, TITLES, standing
 from fsrobust.report.verdict import state
@@ -87,7 +87,7 @@ class _Found:
 
 def rungs(entries: Sequence[Entry]) -> list[Rungs]:
     """Return a table for each group of comparable entries."""
-    return [_rungs(_base_first(group)) for group in words.comparable(entries)]
+    return [_rungs(_base_first(group)) for group in comparable(entries)]
 
 
 def _base_first(group: Sequence[Entry]) -> list[Entry]:

@@ -8,7 +8,8 @@ from fsrobust.evaluate.compare import ALPHA
 from fsrobust.evaluate.outcome import Bits, Outcome
 from fsrobust.evaluate.stats import Duel, duels
 from fsrobust.report import words
-from fsrobust.report.entries import Entry
+from fsrobust.report.ahead import lead, same_images
+from fsrobust.report.entries import Entry, comparable
 from fsrobust.report.tables import Cell, Table, accuracy_table
 
 
@@ -42,7 +43,7 @@ class _Field:
 
 def contests(entries: Sequence[Entry]) -> list[Contest]:
     """Return a contest for each group of at least two comparable entries."""
-    return [_contest(group) for group in words.comparable(entries) if len(group) > 1]
+    return [_contest(group) for group in comparable(entries) if len(group) > 1]
 
 
 def _contest(group: Sequence[Entry]) -> Contest:
@@ -74,7 +75,7 @@ def _verdicts(group: Sequence[Entry], fields: Sequence[_Field]) -> list[str]:
 
     Holm's adjustment is over every pair in every column of the group.
     """
-    if not words.same_images(group):
+    if not same_images(group):
         return [_by_intervals(field) for field in fields]
     bits = [[right(entry.evaluation.outcome, field.column) for entry in field.entries] for field in fields]
     return [_by_test(field, fought) for field, fought in zip(fields, duels(bits), strict=True)]
@@ -94,7 +95,7 @@ def _by_test(field: _Field, fought: dict[tuple[int, int], Duel]) -> str:
         # of several that share the first place, the one that is least surely ahead
         duel = max((fought[top, place] for top in range(field.best)), key=lambda one: one.adjusted_p)
         side = ahead if duel.adjusted_p <= ALPHA else level
-        side.append(f"{field.entries[place].label} (by {words.lead(duel)})")
+        side.append(f"{field.entries[place].label} (by {lead(duel)})")
     return _joined("ahead of", ahead, "not shown to be ahead of", level)
 
 

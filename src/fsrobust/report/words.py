@@ -3,16 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import numpy as np
-
 from fsrobust.evaluate import Interval, wilson
-from fsrobust.evaluate.compare import ALPHA, p_text
-from fsrobust.evaluate.stats import Duel, duels
-from fsrobust.report.entries import Entry
+from fsrobust.report.entries import Entry, comparable
 from fsrobust.report.figures import ball_radius
 from fsrobust.report.groups import cascade_in_words
 from fsrobust.report.results import Record
-from fsrobust.report.tables import TITLES, Cell, Table, percent, signed, standing, unvisited, worst_case
+from fsrobust.report.tables import TITLES, Table, percent, unvisited
 
 UPPER_BOUND: Final = (
     "Robust accuracy is an upper bound: further attacks can only find more images on which the model fails, "
@@ -93,132 +89,6 @@ def some(ids: Sequence[int]) -> str:
     """
     more = f" and {count(len(ids) - LISTED)} more" if len(ids) > LISTED else ""
     return ", ".join(str(one) for one in ids[:LISTED]) + more
-
-
-def summary(entries: Sequence[Entry]) -> list[str]:
-    """Return the story of a page in a few sentences: what was tried, what withstood it, what differs."""
-    sentences = []
-    for group in comparable(entries):
-        first = group[0].evaluation
-        ranked = sorted(group, key=lambda entry: -worst_case(entry.evaluation.outcome).accuracy)
-        cells = [worst_case(entry.evaluation.outcome) for entry in ranked]
-        sample, ball = sample_in_words(first.record), ball_in_words(first.norm, first.eps)
-        if len(group) == 1:
-            sentences.append(_alone(ranked[0], cells[0], sample, ball))
-        else:
-            sentences.append(_together(ranked, cells, sample, ball))
-            sentences += _differences(ranked, cells)
-    return sentences
-
-
-def comparable(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Return entries in groups that met the same samples in the same ball."""
-    groups: dict[tuple[object, ...], list[Entry]] = {}
-    for entry in entries:
-        data = entry.evaluation.record["data"]
-        same = (entry.evaluation.norm, entry.evaluation.eps, data["sha256"], data["name"], data["split"])
-        groups.setdefault(same, []).append(entry)
-    return list(groups.values())
-
-
-def _alone(entry: Entry, cell: Cell, sample: str, ball: str) -> str:
-    outcome = entry.evaluation.outcome
-    clean = share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n)
-    return (
-        f"Of {sample}, {share(cell.accuracy, cell.interval, cell.n)} are still classified correctly by "
-        f"{entry.label} when {ball}, whatever the attacks below tried; without an attack it is {clean}."
-    )
-
-
-def _together(ranked: Sequence[Entry], cells: Sequence[Cell], sample: str, ball: str) -> str:
-    """Return the shares of some entries, of many only the first and the last."""
-    few = len(ranked) <= 4
-    robust, clean = [], []
-    for entry, cell in zip(ranked, cells, strict=True):
-        outcome = entry.evaluation.outcome
-        robust.append(f"{share(cell.accuracy, cell.interval, cell.n)} by {entry.label}")
-        clean.append(share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n))
-    what = "these shares are" if few else f"from {robust[-1]} to {robust[0]} are"
-    start = f"All were shown the same {sample}. When {ball}, {what} still classified correctly, whatever the "
-    if not few:
-        return f"{start}attacks below tried."
-    order = "Without an attack it is, in the same order, "
-    return f"{start}attacks below tried: {listed(robust)}. {order}{listed(clean)}."
-
-
-def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
-    """Return what the images say of the most robust entry and each other one."""
-    if not same_images(ranked):
-        return _by_intervals(ranked, cells)
-    fought = duels([[standing(entry.evaluation.outcome) for entry in ranked]])[0]
-    best, images = ranked[0].label, f"{count(cells[0].n)} images"
-    leads = {entry.label: fought[0, place] for place, entry in enumerate(ranked) if place}
-    ahead = {label: duel for label, duel in leads.items() if duel.adjusted_p <= ALPHA}
-    level = {label: duel for label, duel in leads.items() if duel.adjusted_p > ALPHA}
-    holm = f" (Holm's adjustment for {len(fought)} pairs)" if len(fought) > 1 else ""
-    by = f"by the exact McNemar test{holm}, chance in the choice of images"
-    sentences = []
-    if level:
-        sentences.append(
-            f"These {images} alone do not show that {best} withstands more than {_leads(level)}: {by} could make "
-            "such a difference."
-        )
-    if ahead:
-        sentences.append(
-            f"{best} withstands more of the same {images} than {_leads(ahead)}: {by} hardly makes such a difference."
-        )
-    return sentences
-
-
-def same_images(entries: Sequence[Entry]) -> bool:
-    """Return whether entries hold verdicts on the same samples in the same order, which makes them pairs."""
-    ids = [entry.evaluation.outcome.ids for entry in entries]
-    return all(np.array_equal(ids[0], other) for other in ids)
-
-
-def lead(duel: Duel) -> str:
-    """Return by how much somebody is ahead on the same images, "4.2 points, 95 % interval 2.9 to 5.5".
-
-    >>> from fsrobust.evaluate.stats import Paired
-    >>> lead(Duel(Paired(40, 5, 15, 40), 0.0414)).replace(SPACE, " ")
-    '10.0 points, 95 % interval 1.2 to 18.4'
-    """
-    n, (low, high) = duel.pairs.n, duel.pairs.interval()
-    low_text, high_text = (signed(100 * end, n).lstrip("+±") for end in (low, high))
-    points = percent(duel.pairs.difference, n)
-    return f"{points}{SPACE}points, 95{SPACE}% interval {low_text} to {high_text}"
-
-
-def _leads(duels_of: Mapping[str, Duel]) -> str:
-    """Return who is behind, and by how much: of many only the least and the most."""
-    if len(duels_of) <= 3:
-        return listed(
-            [f"{label} (by {lead(d)}, p{SPACE}{p_text(d.adjusted_p)})" for label, d in duels_of.items()]
-        )
-    gaps = sorted(duels_of.values(), key=lambda duel: duel.pairs.difference)
-    n, p_values = gaps[0].pairs.n, [duel.adjusted_p for duel in gaps]
-    least, most = (percent(duel.pairs.difference, n) for duel in (gaps[0], gaps[-1]))
-    return (
-        f"{listed(list(duels_of))} (by {least} to {most}{SPACE}points, "
-        f"p{SPACE}{p_text(min(p_values))} to {p_text(max(p_values))})"
-    )
-
-
-def _by_intervals(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
-    """Return what the entries' own intervals say where the images are not the same."""
-    best, top = ranked[0], cells[0].interval
-    others = list(zip(ranked[1:], cells[1:], strict=True))
-    below = [entry.label for entry, cell in others if cell.interval.high < top.low]
-    unclear = [entry.label for entry, cell in others if cell.interval.high >= top.low]
-    sentences = []
-    if unclear:
-        sentences.append(
-            f"These {count(cells[0].n)} images alone do not show that {best.label} withstands more "
-            f"than {listed(unclear)}: the intervals overlap."
-        )
-    if below:
-        sentences.append(f"{best.label} withstands more than {listed(below)}: the intervals do not overlap.")
-    return sentences
 
 
 def attack_in_words(attack: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from fsrobust.train.awp import AWP as AWP
 from fsrobust.train.checkpoint import find_checkpoint as find_checkpoint
-from fsrobust.train.checkpoint import load as load
 from fsrobust.train.config import History as History
 from fsrobust.train.config import TrainConfig as TrainConfig
 from fsrobust.train.config import TrainingError as TrainingError
@@ -15,3 +14,4 @@ from fsrobust.train.objectives import TRADES as TRADES
 from fsrobust.train.objectives import FSRWeights as FSRWeights
 from fsrobust.train.objectives import Natural as Natural
 from fsrobust.train.objectives import Objective as Objective
+from fsrobust.train.trained import load as load

@@ -24,7 +24,6 @@ from fsrobust.train.checkpoint import (
     WEIGHTS,
     find_resumable,
     load_state,
-    read_weights,
     rewind,
     save_checkpoint,
     start_anew,
@@ -39,6 +38,7 @@ from fsrobust.train.pairs import circumstances, refuse_pairs, settings_of
 from fsrobust.train.position import Position
 from fsrobust.train.schedule import learning_rate
 from fsrobust.train.telemetry import cost
+from fsrobust.train.trained import read_weights
 from fsrobust.train.validation import validate, validation_batch
 from fsrobust.types import InputError
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from fsrobust.evaluate import wilson
+from fsrobust.report.ahead import summary
 from fsrobust.report.entries import Entry, cast
 from fsrobust.report.results import read_run
 from fsrobust.report.versus import versus
-from fsrobust.report.words import SPACE, summary
+from fsrobust.report.words import SPACE
 from tests.report.builder import Fake, write_run
 
 
