@@ -242,7 +242,7 @@ ROWS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-LATE = {"nothing to freeze", "folder on disk, oblong", "factory, NotANumber"}
+LATE = {"folder on disk, oblong", "factory, NotANumber"}
 """What is found out by beginning: where the images are read or the network is asked, the folder is held already."""
 
 

@@ -12,10 +12,23 @@ from fsrobust.plugin import Guarded
 from fsrobust.types import InputError
 
 
+def check_host(model: nn.Module, *, frozen_epochs: int) -> None:
+    """Refuse epochs in which nothing would learn, before anything is written.
+
+    Raises:
+        InputError: the model has no plug-in, which alone learns while the host is frozen.
+    """
+    if frozen_epochs and not isinstance(model, Guarded):
+        raise InputError(
+            "Expected a model with the plug-in, since train.frozen_epochs leaves learning to it alone; "
+            "attach it, or set train.frozen_epochs=0"
+        )
+
+
 class Host:
     """The network that carries the plug-in, and which of its parameters learn when it is not frozen.
 
-    A layer that was frozen before stays so. Without a plug-in, the host is empty and cannot be frozen.
+    A layer that was frozen before stays so. Without a plug-in, the host is empty: see ``check_host``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,16 +37,7 @@ class Host:
         self.frozen = False
 
     def freeze(self, *, frozen: bool) -> bool:
-        """Freeze the host or let it learn; return whether that is a change.
-
-        Raises:
-            InputError: there is nothing to freeze: the model has no plug-in, which alone would learn.
-        """
-        if frozen and next(self.net.parameters(), None) is None:
-            raise InputError(
-                "Expected a model with the plug-in, since train.frozen_epochs leaves learning to it alone; "
-                "attach it, or set train.frozen_epochs=0"
-            )
+        """Freeze the host or let it learn; return whether that is a change."""
         changed, self.frozen = frozen != self.frozen, frozen
         for p in self._learning:
             p.requires_grad_(not frozen)

@@ -32,6 +32,7 @@ from fsrobust.train.config import History, TrainConfig, TrainingError, check_sam
 from fsrobust.train.control import Reporter, Silent, Stopwatch
 from fsrobust.train.distributed import Team, check_shares, team_on
 from fsrobust.train.fast import check_collapse
+from fsrobust.train.freezing import check_host
 from fsrobust.train.learner import Learner
 from fsrobust.train.objectives import Objective
 from fsrobust.train.pairs import circumstances, refuse_pairs, settings_of
@@ -71,6 +72,7 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
     train, folder = train or TrainConfig(), Path(out) if out is not None else None
     device = next(model.parameters()).device
     refuse_pairs(settings_of(objective, train) | circumstances(device))
+    check_host(model, frozen_epochs=train.frozen_epochs)
     with contextlib.ExitStack() as stack:
         team = stack.enter_context(team_on(device))
         if folder is not None and team.leads:
