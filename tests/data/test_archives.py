@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsrobust.data.archives import extract, unpickle
+from fsrobust.data.archives import extract
+from fsrobust.data.pickles import unpickle
 from fsrobust.types import InputError
 
 FILES = {"set/a.bin": bytes(range(256)) * 9, "set/deep/b.txt": b"two", "set/empty": b""}
@@ -314,7 +315,7 @@ MEMORY: dict[str, bytes] = {
 
 READ_EACH = """
 import pickle, sys
-from fsrobust.data.archives import unpickle
+from fsrobust.data.pickles import unpickle
 for name, content in pickle.load(sys.stdin.buffer).items():
     print(name, flush=True)
     try:

@@ -10,8 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from fsrobust.data.archives import reading, unpickle
+from fsrobust.data.archives import reading
 from fsrobust.data.matlab import read_matlab
+from fsrobust.data.pickles import unpickle
 from fsrobust.data.readers import Bytes, Numbers, Samples, Split, decode, whole_labels
 from fsrobust.types import InputError
 
