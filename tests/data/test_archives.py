@@ -276,10 +276,22 @@ def test_an_exploit_does_not_run(tmp_path: Path) -> None:
         b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__init__\x93.",  # a dotted name walks from object to object
         b"\x80\x02cnumpy\ndtype\nN}U\x01xK\x01s\x86b.",  # sets an attribute on an allowed object
         b"\x80\x02U\x01xQ.",  # a persistent object
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # remembers None as its 2,147,483,647th thing: 32 GB
+        b"Np2147483647\n.",
         b"",
         b"garbage",
     ],
-    ids=["eval", "numpy.load", "dotted", "attribute", "persistent", "empty", "garbage"],
+    ids=[
+        "eval",
+        "numpy.load",
+        "dotted",
+        "attribute",
+        "persistent",
+        "memo",
+        "memo of texts",
+        "empty",
+        "garbage",
+    ],
 )
 def test_anything_else_is_refused(content: bytes) -> None:
     """Neither functions, nor tricks of the format, nor rubbish get through."""

@@ -3,6 +3,7 @@
 import io
 import math
 import pickle
+import pickletools
 import re
 from typing import Any, Final
 
@@ -22,10 +23,21 @@ def unpickle(content: bytes) -> Any:
     Raises:
         pickle.UnpicklingError: The pickle asks for anything else; none of it is imported or run.
     """
+    _check_memo(content)
     loaded = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     if isinstance(loaded, dict):
         return {name: _finished(value) for name, value in loaded.items()}
     return _finished(loaded)
+
+
+def _check_memo(content: bytes) -> None:
+    """Refuse a pickle that numbers what it remembers beyond its own length: Python would make room for as many."""
+    try:
+        for code, argument, _place in pickletools.genops(content):
+            if code.name in ("PUT", "LONG_BINPUT") and argument is not None and argument > len(content):
+                raise pickle.UnpicklingError(f"a thing to remember, numbered {argument}")
+    except ValueError as error:  # not passed over: what this reader cannot read, another might
+        raise pickle.UnpicklingError(str(error)) from error
 
 
 def _finished(value: Any) -> Any:
