@@ -158,14 +158,16 @@ def read_samples(record: Path) -> dict[str, NDArray[Any]]:
     Raises:
         InputError: they are not there, damaged, not those that the record was sealed with, or not of its samples.
     """
-    return _verdicts(record, read_record(record / RECORD))
+    sealed = read_record(record / RECORD)
+    samples, file = _verdicts(record, sealed), record / _NEEDED["attack"]
+    if file.name in sealed.get("files", {}):
+        _check_digest(file, sealed)
+    return samples
 
 
 def _verdicts(folder: Path, record: dict[str, Any]) -> dict[str, NDArray[Any]]:
     file = folder / _NEEDED["attack"]
     samples = read_npz(file)
-    if file.name in record.get("files", {}):
-        _check_digest(file, record)
     if not are_verdicts(samples, record["data"]["n"]):
         raise _foreign(file)
     return samples

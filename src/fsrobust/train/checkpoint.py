@@ -22,7 +22,7 @@ from torch import nn
 
 from fsrobust.attacks.compiled import first_line
 from fsrobust.plugin import config_of
-from fsrobust.records import FORMAT, sync_folder, write_bytes
+from fsrobust.records import FORMAT, digest_of_file, sync_folder, write_bytes
 from fsrobust.train.packing import safetensors_bytes
 from fsrobust.types import InputError
 
@@ -188,9 +188,8 @@ def why_unsound(checkpoint: Path) -> str | None:
         lines = file.read_text().splitlines()
         expected = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
         for file in (checkpoint / WEIGHTS, checkpoint / STATE):
-            with file.open("rb") as content:
-                if hashlib.file_digest(content, "sha256").hexdigest() != expected.get(file.name):
-                    return f"{file.name} does not match its checksum"
+            if digest_of_file(file) != expected.get(file.name):
+                return f"{file.name} does not match its checksum"
     except ValueError as error:
         return f"a file is unreadable ({error})"
     except OSError as error:
