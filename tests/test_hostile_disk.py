@@ -125,7 +125,7 @@ ROWS = [
     Row("eval/index.json", {"evaluate": "same"}),
     Row("eval/*/record.json", {"evaluate": "said", "report": "shown"}, "attack"),
     Row("eval/*/samples.npz", {"evaluate": "said", "report": "shown"}, "attack"),
-    Row("eval/*/gallery.npz", {"evaluate": "same", "report": "shown"}, "attack"),
+    Row("eval/*/gallery.npz", {"evaluate": "said", "report": "shown"}, "attack"),
     Row("eval/*/curves.json", {"evaluate": "said", "report": "shown"}, "curve"),
     Row("eval/*/mask.npz", {"evaluate": "said", "report": "shown"}, "mask"),
 ]
@@ -255,18 +255,27 @@ def test_a_record_names_the_digest_of_each_of_its_files(whole: Path) -> None:
     assert seen == {"samples.npz", "gallery.npz", "curves.json", "mask.npz"}
 
 
-@pytest.mark.parametrize("file", ["samples.npz", "gallery.npz"])
-def test_files_of_another_making_are_not_believed(
-    file: str, whole: Path, right: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+PICTURES: dict[str, Callable[[dict[str, NDArray[Any]]], object]] = {
+    "no images": lambda a: a.pop("images"),
+    "floats": lambda a: a.update(images=a["images"] * 1e9),
+    "fewer images": lambda a: a.update(images=a["images"][:1]),
+    "not a number": lambda a: a.update(attacked=a["attacked"] * np.nan),
+    "classes without a name": lambda a: a.update(labels=a["labels"] + 99),
+}
+
+
+def turn(arrays: dict[str, NDArray[Any]]) -> None:
+    """Turn verdicts round, and pictures' order."""
+    arrays.update({k: ~v if v.dtype == bool else v[::-1].copy() for k, v in arrays.items()})
+
+
+def test_verdicts_of_another_making_are_not_believed(
+    whole: Path, right: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Verdicts turned round, or other pictures, in a sound file: left out of a report, and made again."""
-    folder = tmp_path / "run"
+    """Verdicts turned round in a sound file: left out of a report, and made again."""
+    folder, file = tmp_path / "run", "samples.npz"
     shutil.copytree(whole, folder)
     place = find(folder, ATTACKED).parent
-
-    def turn(arrays: dict[str, NDArray[Any]]) -> None:
-        arrays.update({k: ~v if v.dtype == bool else v[::-1].copy() for k, v in arrays.items()})
-
     changed_arrays(place / file, turn)
     assert run(show(folder)) == 0
     page = (folder / "page.html").read_text(encoding="utf-8")
@@ -280,6 +289,31 @@ def test_files_of_another_making_are_not_believed(
     assert result("evaluate", folder, printed.out) == right["evaluate"]
     assert len(list(read_records(folder))) == 3
     assert (folder / "eval" / "damaged" / f"{place.name}-1" / file).is_file()
+
+
+@pytest.mark.parametrize("change", ["another digest", *PICTURES])
+def test_pictures_go_alone(
+    change: str, whole: Path, right: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other pictures than were sealed, or none at all, cost no verdict: a report and `evaluate` do without them."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    sealed = change == "another digest"
+    place = find(folder, ATTACKED).parent if sealed else old_record(folder)
+    changed_arrays(place / "gallery.npz", turn if sealed else PICTURES[change])
+    assert run(show(folder)) == 0
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert "A gallery is left out" in page
+    assert "A record is left out" not in page
+    before = (place / "record.json").read_bytes()
+    capsys.readouterr()
+    for sentence in (f"{place / 'gallery.npz'}", "fgsm: already on record"):
+        assert run(evaluate(folder)) == 0
+        printed = capsys.readouterr()
+        assert sentence in printed.err
+        assert result("evaluate", folder, printed.out) == right["evaluate"]
+    assert (place / "record.json").read_bytes() == before
+    assert (folder / "eval" / "damaged" / place.name / "gallery.npz-1").is_file()
 
 
 def test_a_record_of_before_digests_is_read(
@@ -332,19 +366,14 @@ CHANGES: dict[str, Callable[[Record], object]] = {
     "a diagnosis": lambda r: r.update(kind="diagnosis"),
     "a curve": lambda r: r.update(kind="curve"),
 }
-ARRAYS: dict[str, tuple[str, Callable[[dict[str, NDArray[Any]]], object]]] = {
-    "no identities": ("samples.npz", lambda a: a.pop("ids")),
-    "fewer identities": ("samples.npz", lambda a: a.update(ids=a["ids"][:5])),
-    "fewer samples": ("samples.npz", lambda a: a.update({k: v[:5] for k, v in a.items()})),
-    "numbers for bits": ("samples.npz", lambda a: a.update(fooled_last=a["fooled_last"] * np.nan)),
-    "words for bits": ("samples.npz", lambda a: a.update(fooled_any=np.array(["x"] * 6))),
-    "words for identities": ("samples.npz", lambda a: a.update(ids=np.array(["x"] * 6))),
-    "stages in words": ("samples.npz", lambda a: a.update(fooled_by=np.array(["x"] * 6))),
-    "no pictures": ("gallery.npz", lambda a: a.pop("images")),
-    "pictures of floats": ("gallery.npz", lambda a: a.update(images=a["images"] * 1e9)),
-    "fewer pictures": ("gallery.npz", lambda a: a.update(images=a["images"][:1])),
-    "not a number": ("gallery.npz", lambda a: a.update(attacked=a["attacked"] * np.nan)),
-    "classes without a name": ("gallery.npz", lambda a: a.update(labels=a["labels"] + 99)),
+ARRAYS: dict[str, Callable[[dict[str, NDArray[Any]]], object]] = {
+    "no identities": lambda a: a.pop("ids"),
+    "fewer identities": lambda a: a.update(ids=a["ids"][:5]),
+    "fewer samples": lambda a: a.update({k: v[:5] for k, v in a.items()}),
+    "numbers for bits": lambda a: a.update(fooled_last=a["fooled_last"] * np.nan),
+    "words for bits": lambda a: a.update(fooled_any=np.array(["x"] * 6)),
+    "words for identities": lambda a: a.update(ids=np.array(["x"] * 6)),
+    "stages in words": lambda a: a.update(fooled_by=np.array(["x"] * 6)),
 }
 
 
@@ -381,10 +410,10 @@ def test_arrays_of_another_kind_are_damaged(
     what: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same of its arrays, where no digest says so already."""
-    folder, (file, change) = tmp_path / "run", ARRAYS[what]
+    folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     place = old_record(folder)
-    changed_arrays(place / file, change)
+    changed_arrays(place / "samples.npz", ARRAYS[what])
     every_command_ends_well(folder, whole, place, capsys)
 
 

@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 
-from fsrobust import records
 from fsrobust.records import (
     FORMAT,
     Metrics,
+    arrays,
     digest,
     digest_of,
+    files,
     locked,
+    origin,
     package_version,
     provenance,
     read_json,
@@ -153,7 +155,7 @@ def test_a_folder_that_cannot_be_flushed(
 
     monkeypatch.setattr(os, "fsync", refuse_folders)
     with pytest.raises(OSError, match="error") if fails else contextlib.nullcontext():
-        records.sync_folder(tmp_path)
+        files.sync_folder(tmp_path)
 
 
 def test_weights_are_the_same_bytes_every_time() -> None:
@@ -296,7 +298,7 @@ def test_an_archive_that_unfolds_without_end_is_refused(
     """What is a hundred times its size is refused, unless it is small; whatever fits is read."""
     write_npz(tmp_path / "a.npz", zeros=np.zeros(2**20, np.uint8))
     assert read_npz(tmp_path / "a.npz")["zeros"].size == 2**20
-    monkeypatch.setattr(records, "_ROOM", 2**20)
+    monkeypatch.setattr(arrays, "_ROOM", 2**20)
     with pytest.raises(InputError, match="Expected at most 1,048,576 bytes of arrays"):
         read_npz(tmp_path / "a.npz")
     noise = np.random.default_rng(0).integers(0, 256, 2**21, dtype=np.uint8)
@@ -414,6 +416,6 @@ def test_provenance_says_what_a_number_depends_on(monkeypatch: pytest.MonkeyPatc
     assert json.loads(json.dumps(found)) == found
     assert found["tf32"] is False
     assert found["fsrobust"] == package_version()
-    monkeypatch.setattr(records, "_git", lambda *_arguments: None)
+    monkeypatch.setattr(origin, "_git", lambda *_arguments: None)
     outside = provenance("cpu")
     assert (outside["commit"], outside["dirty"]) == (None, None)

@@ -1,6 +1,5 @@
 """Records read back: checked before use, set aside where they are damaged."""
 
-import itertools
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,19 +11,22 @@ from fsrobust.evaluate.schema import (
     KINDS,
     OPTIONAL,
     RECORD_SCHEMA,
+    are_images,
     are_masks,
     are_verdicts,
     follows,
     is_curve,
     is_gallery,
 )
-from fsrobust.records import digest_of_file, read_json, read_npz
+from fsrobust.records import digest_of_file, move_aside, read_json, read_npz
 from fsrobust.types import InputError, NewerFormatError
 
 RECORD: Final = "record.json"
 """Written last: with it, a record is complete."""
+GALLERY: Final = "gallery.npz"
 IMAGES: Final = "adversarial.npz"
-FILES: Final = ("samples.npz", "gallery.npz", IMAGES, "curves.json", "mask.npz")
+PICTURES: Final = (GALLERY, IMAGES)
+FILES: Final = ("samples.npz", *PICTURES, "curves.json", "mask.npz")
 """What may lie beside it; their digests are sealed in it."""
 _NEEDED: Final = {"attack": "samples.npz", "curve": "curves.json", "mask": "mask.npz"}
 """What a record of each kind is nothing without; pictures are not among it."""
@@ -39,7 +41,7 @@ def read_records(folder: Path, damaged: Callable[[str], None] | None = None) -> 
 
     def read(file: Path) -> dict[str, Any]:
         record = read_record(file)
-        _check_files(file.parent, record)
+        _check(file.parent, record)
         return record
 
     yield from _in_order(folder, read, damaged)
@@ -87,69 +89,65 @@ def _foreign(file: Path) -> InputError:
     return InputError(f'"{file}" is damaged: it is not what an evaluation writes')
 
 
-def _check_files(folder: Path, record: dict[str, Any]) -> None:
-    """Refuse a record whose files are not those that were sealed, or not what its kind needs.
+def _check(folder: Path, record: dict[str, Any]) -> None:
+    """Refuse a record without the file that it is nothing without, or with another than was sealed.
 
-    Records of before digests were noted are taken at their files' own word, and pictures need not be there.
+    Records of before digests were noted are taken at their files' own word.
     """
-    for name in record.get("files", {}):
-        if (folder / name).is_file():
-            _check_digest(folder / name, record)
     kind = record["kind"]
     if kind == "attack":
         _verdicts(folder, record)
-        _check_gallery(folder / "gallery.npz", len(record["data"]["class_names"]))
     elif kind in _NEEDED:
         file = folder / _NEEDED[kind]
         if not (is_curve(read_json(file)) if kind == "curve" else are_masks(read_npz(file))):
             raise _foreign(file)
+        _check_digest(file, record)
 
 
 def _check_digest(file: Path, record: dict[str, Any]) -> None:
-    if digest_of_file(file) != record.get("files", {}).get(file.name):
+    sealed = record.get("files", {}).get(file.name)
+    if sealed is not None and digest_of_file(file) != sealed:
         raise InputError(f'"{file}" is damaged: it is not the file that "{RECORD}" beside it was sealed with')
-
-
-def _check_gallery(file: Path, classes: int) -> None:
-    """Refuse pictures that are something else; whoever shows them says that there are none, or that they are torn."""
-    try:
-        gallery = read_npz(file)
-    except InputError:
-        return
-    if not is_gallery(gallery, classes):
-        raise _foreign(file)
 
 
 def set_aside(folder: Path, say: Callable[[str], None]) -> None:
     """Move damaged records to eval/damaged/, so that they block nothing; say which, and why.
 
+    Of a record that stands, damaged pictures go alone.
+
     Raises:
         InputError: a record of a newer format, which stays where it is.
     """
+    damaged = folder / "eval" / "damaged"
     for file in sorted((folder / "eval").glob(f"*/{RECORD}")):
         try:
-            _check_files(file.parent, read_record(file))
+            record = read_record(file)
+            _check(file.parent, record)
         except NewerFormatError:
             raise  # whole, and somebody's
         except InputError as error:
-            place = _move_aside(folder, file.parent)
+            place = move_aside(file.parent, damaged)
             say(f'{error}; its record is set aside as "{place}" and made again where it is wanted')
             continue
-        images = file.with_name(IMAGES)
-        if images.is_file() and not zipfile.is_zipfile(images):  # of images kept later no digest is on record
-            place = _move_aside(folder, images)
-            say(f'"{images}" is damaged; it is set aside as "{place}" and made again where it is wanted')
+        for name in PICTURES:
+            try:
+                if file.with_name(name).is_file():
+                    _check_pictures(file.with_name(name), record)
+            except NewerFormatError:
+                raise
+            except InputError as error:
+                place = move_aside(file.with_name(name), damaged / record["key"])
+                say(f'{error}; it is set aside as "{place}", and its record stands without it')
 
 
-def _move_aside(folder: Path, what: Path) -> Path:
-    """Move a record's folder, or a file in one, to the first free name in eval/damaged/ and return it."""
-    key = what.name if what.is_dir() else what.parent.name
-    numbers = (folder / "eval" / "damaged" / f"{key}-{k}" for k in itertools.count(1))
-    place = next(place for place in numbers if not place.exists())
-    (place.parent if what.is_dir() else place).mkdir(parents=True, exist_ok=True)
-    place = place if what.is_dir() else place / what.name
-    what.replace(place)
-    return place
+def _check_pictures(file: Path, record: dict[str, Any]) -> None:
+    """Refuse pictures that are damaged; of gigabytes of them no more than their digest is read."""
+    if file.name == GALLERY:
+        read_pictures(file.parent, record, GALLERY)
+        return
+    if not zipfile.is_zipfile(file):
+        raise InputError(f'"{file}" is damaged: its end is missing')
+    _check_digest(file, record)
 
 
 def read_samples(record: Path) -> dict[str, NDArray[Any]]:
@@ -158,11 +156,7 @@ def read_samples(record: Path) -> dict[str, NDArray[Any]]:
     Raises:
         InputError: they are not there, damaged, not those that the record was sealed with, or not of its samples.
     """
-    sealed = read_record(record / RECORD)
-    samples, file = _verdicts(record, sealed), record / _NEEDED["attack"]
-    if file.name in sealed.get("files", {}):
-        _check_digest(file, sealed)
-    return samples
+    return _verdicts(record, read_record(record / RECORD))
 
 
 def _verdicts(folder: Path, record: dict[str, Any]) -> dict[str, NDArray[Any]]:
@@ -170,4 +164,21 @@ def _verdicts(folder: Path, record: dict[str, Any]) -> dict[str, NDArray[Any]]:
     samples = read_npz(file)
     if not are_verdicts(samples, record["data"]["n"]):
         raise _foreign(file)
+    _check_digest(file, record)
     return samples
+
+
+def read_pictures(folder: Path, record: dict[str, Any], name: str) -> dict[str, NDArray[Any]]:
+    """Return the images of the first samples (``GALLERY``) or of all (``IMAGES``) in a record's folder.
+
+    A record stands without them. Of images kept after it was written it holds no digest.
+
+    Raises:
+        InputError: they are not there, damaged, or not those that the record was sealed with.
+    """
+    file = folder / name
+    pictures, classes = read_npz(file), len(record["data"]["class_names"])
+    if not (is_gallery(pictures, classes) if name == GALLERY else are_images(pictures, classes)):
+        raise _foreign(file)
+    _check_digest(file, record)
+    return pictures

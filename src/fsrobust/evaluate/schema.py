@@ -3,7 +3,7 @@
 import datetime
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -175,12 +175,28 @@ def are_masks(arrays: Mapping[str, NDArray[Any]]) -> bool:
 
 def is_gallery(arrays: Mapping[str, NDArray[Any]], classes: int) -> bool:
     """Return whether arrays are pictures of the first samples, of classes that have a name."""
-    numbers = ("labels", "natural_predicted", "predicted", "ids")
-    schema = {"images": ("u", 4), "attacked": ("f", 4), **dict.fromkeys(numbers, ("i", 1))}
-    if not _are(arrays, schema) or arrays["images"].shape != arrays["attacked"].shape:
+    schema = {"images": ("u", 4), "attacked": ("f", 4), "ids": ("i", 1)}
+    named = ("labels", "natural_predicted", "predicted")
+    return (
+        _are_pictures(arrays, schema, named, classes) and arrays["images"].shape == arrays["attacked"].shape
+    )
+
+
+def are_images(arrays: Mapping[str, NDArray[Any]], classes: int) -> bool:
+    """Return whether arrays are the attacked images of all samples, of classes that have a name."""
+    return _are_pictures(arrays, {"images": ("f", 4), "ids": ("i", 1)}, ("labels", "predicted"), classes)
+
+
+def _are_pictures(
+    arrays: Mapping[str, NDArray[Any]],
+    schema: Mapping[str, tuple[str, int]],
+    named: Sequence[str],
+    classes: int,
+) -> bool:
+    if not _are(arrays, {**schema, **dict.fromkeys(named, ("i", 1))}):
         return False
-    named = [arrays[name] for name in numbers[:3]]
-    return all(array.size == 0 or 0 <= array.min() <= array.max() < classes for array in named)
+    numbers = [arrays[name] for name in named]
+    return all(array.size == 0 or 0 <= array.min() <= array.max() < classes for array in numbers)
 
 
 def _are(

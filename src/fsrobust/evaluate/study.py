@@ -21,7 +21,7 @@ from fsrobust.evaluate.curves import eps_curve
 from fsrobust.evaluate.diagnose import SIGNS, diagnose
 from fsrobust.evaluate.engine import AttackResult, Progress, predict_all, run_attack
 from fsrobust.evaluate.evidence import QUERIES
-from fsrobust.evaluate.kept import set_aside
+from fsrobust.evaluate.kept import GALLERY, IMAGES, RECORD, set_aside
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import PILOTS, Say, choose_precision, silent
@@ -64,7 +64,7 @@ def carry_out(  # noqa: PLR0913 - a study, and who is told
         if attacks:
             work.masks(attacks[-1])
         write_index(study.folder)  # a kill may have come between a record and its line
-    records = [read_json(study.path(_key(study, name)) / "record.json") for name in attacks]
+    records = [read_json(study.path(_key(study, name)) / RECORD) for name in attacks]
     return read_outcome(study.folder, records)
 
 
@@ -124,7 +124,7 @@ def label(name: str, study: Study) -> str:
 
 def lacks(study: Study, name: str, *, images: bool) -> bool:
     """Return whether an attack's record, or its images where they are wanted, are yet to be made."""
-    wanted = images and not (record_folder(study, name) / "adversarial.npz").is_file()
+    wanted = images and not (record_folder(study, name) / IMAGES).is_file()
     return wanted or not study.has(_key(study, name))
 
 
@@ -240,7 +240,7 @@ class _Work:
             f"images kept: {(said == labels).mean():.1%} right on them, {(~coarse.fooled(labels)).mean():.1%} after "
             "rounding to 8 bits within the ball"
         )
-        write_npz(folder / "adversarial.npz", **adversarial(result, self.data, said, coarse))
+        write_npz(folder / IMAGES, **adversarial(result, self.data, said, coarse))
 
     def curve(self, n: int) -> None:
         """Write the record of accuracy against eps on the first ``n`` samples, unless there is one."""
@@ -269,7 +269,7 @@ class _Work:
         key = self.study.key("diagnosis", {"samples": n, "signs": looked_for, "queries": QUERIES})
         if self.study.has(key):
             self.say("signs of masked gradients: already on record")
-            return read_json(self.study.path(key) / "record.json")
+            return read_json(self.study.path(key) / RECORD)
         data = self.data.select(torch.arange(n, device=self.data.ids.device))
         found = diagnose(
             self.model,
@@ -282,7 +282,7 @@ class _Work:
             progress=self.progress,
         )
         self.study.write(key, "diagnosis", {"name": "signs", **found.summary()}, {})
-        return read_json(self.study.path(key) / "record.json")
+        return read_json(self.study.path(key) / RECORD)
 
     def masks(self, name: str) -> None:
         """Keep pictures of the mask on the samples of an attack's gallery."""
@@ -290,7 +290,7 @@ class _Work:
         if self.study.has(key):
             return
         try:
-            kept = read_npz(record_folder(self.study, name) / "gallery.npz")
+            kept = read_npz(record_folder(self.study, name) / GALLERY)
         except InputError as error:
             self.say(f"No pictures of the mask: {error}")
             return

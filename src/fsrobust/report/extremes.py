@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fsrobust.records import read_npz
+from fsrobust.evaluate.kept import IMAGES, read_pictures
 from fsrobust.report.overlap import victims
 from fsrobust.report.pictures import class_name, image_png
 from fsrobust.report.results import Evaluation
@@ -119,7 +119,7 @@ def _album(one: Evaluation, name: str) -> _Album:
     arrays: Mapping[str, NDArray[np.generic]] = {}
     if name in one.kept:
         try:
-            arrays = read_npz(one.kept[name])
+            arrays = read_pictures(one.kept[name].parent, one.records[name], IMAGES)
         except InputError:
             arrays = {}  # the gallery has some of them
     if arrays:

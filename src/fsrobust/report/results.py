@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fsrobust.attacks import ATTACKS
 from fsrobust.evaluate import Outcome, read_outcome, read_records
 from fsrobust.evaluate.curves import EpsCurve
-from fsrobust.evaluate.kept import read_samples
+from fsrobust.evaluate.kept import GALLERY, IMAGES, read_pictures, read_samples
 from fsrobust.records import Metrics, read_config, read_json, read_npz
 from fsrobust.report.weights import count_parameters
 from fsrobust.types import InputError
@@ -263,11 +263,12 @@ def _evaluation(
         if "fooled_by" in samples:
             fooled_by[record["name"]] = samples["fooled_by"]
         try:
-            galleries[record["name"]] = Gallery(**read_npz(place / "gallery.npz"))
-        except (InputError, TypeError) as error:
+            pictures = read_pictures(place, record, GALLERY)
+            galleries[record["name"]] = Gallery(**{name: pictures[name] for name in Gallery.__annotations__})
+        except InputError as error:
             remarks.append(f"A gallery is left out: {error}")
     names = sorted(attacks, key=lambda name: known.get(name, len(known)))
-    files = {name: folder / "eval" / attacks[name]["key"] / "adversarial.npz" for name in names}
+    files = {name: folder / "eval" / attacks[name]["key"] / IMAGES for name in names}
     return Evaluation(
         records={name: attacks[name] for name in names},
         outcome=read_outcome(folder, [attacks[name] for name in names]),

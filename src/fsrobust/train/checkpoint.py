@@ -5,10 +5,8 @@ and tensors, no code) and ``sha256`` (as ``sha256sum -c`` reads it). The files `
 each hold the name of a STEP. What is damaged and in the way goes to ``damaged/`` beside them: nothing is lost.
 """
 
-import errno
 import hashlib
 import io
-import itertools
 import json
 import re
 import shutil
@@ -22,7 +20,7 @@ from torch import nn
 
 from fsrobust.attacks.compiled import first_line
 from fsrobust.plugin import config_of
-from fsrobust.records import FORMAT, digest_of_file, sync_folder, write_bytes
+from fsrobust.records import FORMAT, digest_of_file, is_damage, move_aside, sync_folder, write_bytes
 from fsrobust.train.packing import safetensors_bytes
 from fsrobust.types import InputError
 
@@ -30,8 +28,7 @@ WEIGHTS: Final = "weights.safetensors"
 STATE: Final = "state.pt"
 DIGESTS: Final = "sha256"
 KEPT: Final = 2
-_NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""Reasons not to read a file that are about it; any other (rights, a failing disk) says nothing of what is in it."""
+_DAMAGED: Final = "damaged"
 
 
 def save_checkpoint(
@@ -59,7 +56,7 @@ def _write(final: Path, model: nn.Module, state: Mapping[str, object]) -> None:
     try:
         _fill(partial, model, state)
         if final.exists():  # damaged, or it would not be written again
-            _set_aside(final, final.parent)
+            move_aside(final, final.parent / _DAMAGED)
         partial.replace(final)
         for folder in (final.parent, final.parent.parent):  # on disk before anything points at it
             sync_folder(folder)
@@ -100,7 +97,7 @@ def rewind(run: Path, step: int, *, best: int | None) -> None:
         write_bytes(folder / "best", f"{best:08d}\n".encode())
     for path in _steps(folder):
         if path.name > f"{step:08d}":
-            _set_aside(path, folder) if why_unsound(path) else shutil.rmtree(path)
+            move_aside(path, folder / _DAMAGED) if why_unsound(path) else shutil.rmtree(path)
 
 
 def start_anew(run: Path) -> list[str]:
@@ -114,20 +111,10 @@ def start_anew(run: Path) -> list[str]:
     # "last" goes last: a kill in between must not make the rest look as if there had been no checkpoint
     for path in (*_steps(folder), metrics, folder / "best", folder / "last"):
         if path.exists():
-            _set_aside(path, folder)
+            move_aside(path, folder / _DAMAGED)
     return [
-        f'no checkpoint of "{run}" is sound; what is left of it, metrics too, is in "{folder / "damaged"}" now'
+        f'no checkpoint of "{run}" is sound; what is left of it, metrics too, is in "{folder / _DAMAGED}" now'
     ]
-
-
-def _set_aside(path: Path, folder: Path) -> None:
-    """Move a damaged checkpoint, or what belongs to one, to ``folder/damaged/``, under a name that is not in use."""
-    aside = folder / "damaged"
-    aside.mkdir(exist_ok=True)
-    numbers = itertools.count(1)
-    path.replace(next(place for k in numbers if not (place := aside / f"{path.name}-{k}").exists()))
-    for changed in (aside, folder, path.parent):
-        sync_folder(changed)
 
 
 def _prune(folder: Path) -> None:
@@ -152,7 +139,7 @@ def _best_of(checkpoint: Path) -> str | None:
         state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True, mmap=True)
         return f"{state['position']['best_step']:08d}"
     except OSError as error:
-        if error.errno not in _NOT_THERE:
+        if not is_damage(error):
             raise  # rather than delete what may be needed
     except Exception:  # damaged, of another version, or without a best one: nothing to keep for it
         pass
@@ -171,7 +158,7 @@ def _pointed(folder: Path, pointer: str) -> str | None:
     except UnicodeDecodeError:
         return None
     except OSError as error:
-        if error.errno not in _NOT_THERE:
+        if not is_damage(error):
             raise
         return None
     return name if re.fullmatch(r"[0-9]{8,}", name) else None
@@ -193,7 +180,7 @@ def why_unsound(checkpoint: Path) -> str | None:
     except ValueError as error:
         return f"a file is unreadable ({error})"
     except OSError as error:
-        if error.errno not in _NOT_THERE:
+        if not is_damage(error):
             error.filename = error.filename or str(file)  # a failing read names none
             raise
         return f"a file is missing ({error})"
