@@ -3,6 +3,8 @@
 ``python -m tests.crew cases OUT COMMAND`` trains CASES, keeps what each process came to, and runs a command of ours.
 ``python -m tests.crew doomed COMMAND`` runs one in which process 1 is killed in its training pass SEVENTH.
 ``python -m tests.crew wrong COMMAND`` runs one in which every process fails at once.
+``python -m tests.crew apart OUT COMMAND`` runs one with a working directory OUT/RANK for each process, as with disks
+of their own.
 """
 
 import os
@@ -127,6 +129,10 @@ def main(what: str, *arguments: str) -> int:
         objectives.classify = wrong
         return command(list(arguments))
     out, rank = Path(arguments[0]), os.environ["RANK"]
+    if what == "apart":
+        (out / rank).mkdir()
+        os.chdir(out / rank)
+        return command(list(arguments[1:]))
     results = {name: case.train() for name, case in CASES.items()}
     results["first"] = FIRST.train()
     plain, objectives.classify = objectives.classify, struck(signal.SIGTERM)

@@ -242,8 +242,8 @@ ROWS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-LATE = {"folder on disk, oblong", "factory, NotANumber"}
-"""What is found out by beginning: where the images are read or the network is asked, the folder is held already."""
+LATE = {"folder on disk, oblong"}
+"""What is found out by beginning: images that stay on disk are read with the folder held already."""
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,11 @@ class Crew:
         yield
         self.notes.append("others may go")
 
+    def check_shared(self, folder: Path) -> None:
+        """Note that they were asked whether they see one folder."""
+        assert folder.is_dir()
+        self.notes.append("all see it")
+
 
 @pytest.fixture
 def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -165,7 +170,7 @@ def test_the_first_of_torchruns_processes_holds_the_folder(tmp_path: Path, notes
         sharding.share_out(work_of("pgd10"), study, 1)
     assert notes == []
     assert sharding.share_out(work_of("pgd10"), study, 1)
-    assert notes == ["others may go", "work", "all are done"]
+    assert notes == ["others may go", "all see it", "work", "all are done"]
     with locked(tmp_path):  # free again
         pass
 

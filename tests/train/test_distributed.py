@@ -317,3 +317,17 @@ def test_an_evaluation_by_two_processes_is_held_by_the_first(job: Job, tmp_path:
     assert done.returncode == 0, done.stderr
     assert len(list(out.glob("eval/*/adversarial.npz"))) == 1
     assert not list(out.glob("eval/*/part-*"))
+
+
+@pytest.mark.slow
+def test_folders_that_are_not_shared_are_refused(job: Job, tmp_path: Path) -> None:
+    """With a disk each, no process waits for parts that it cannot see; it is said once, and nothing is left."""
+    command = (
+        f"evaluate {job.run} --out mine --attacks pgd20 --limit 40 --curve-samples 0 --device cpu".split()
+    )
+    refused = torchrun("tests.crew", "apart", str(tmp_path), *command)
+    assert refused.returncode != 0
+    said = [line for line in refused.stderr.splitlines() if line.startswith("fsrobust:")]
+    assert len(said) == 1, refused.stderr
+    assert "on a disk that all of them share" in said[0]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["lock"]

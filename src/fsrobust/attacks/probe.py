@@ -126,7 +126,7 @@ class Probe:
                 "(no_grad, rounding or a conversion inside?); gradient attacks cannot judge it"
             ) from error
         if self.checked and not bool(torch.isfinite(gradient).all()):
-            raise InputError(_NOT_FINITE)
+            raise InputError(NOT_FINITE)
         return gradient
 
     def _query(self, x: Images) -> Logits:
@@ -153,11 +153,11 @@ class Probe:
         if output.shape[1] < 2:
             raise InputError("Expected scores of two or more classes from the model, but got one per image")
         if self.checked and bool(output.detach().isnan().any()):
-            raise InputError(_NOT_FINITE)
+            raise InputError(NOT_FINITE)
         return output if output.dtype == torch.float64 else output.float()
 
 
-_NOT_FINITE: Final = (
+NOT_FINITE: Final = (
     "Expected finite logits and gradients, but the model gives NaN or infinity; no attack can judge it"
 )
 

@@ -7,7 +7,7 @@ import torch
 
 from fsrobust.attacks.balls import Ball
 from fsrobust.attacks.losses import margin
-from fsrobust.attacks.probe import Probe, Rows
+from fsrobust.attacks.probe import NOT_FINITE, Probe, Rows
 from fsrobust.types import Flags, Images, InputError, Labels, Logits, PerSample
 
 SLACK: Final = 1e-6
@@ -100,5 +100,5 @@ def predict(probe: Probe, x: Images) -> Labels:
     """
     logits = probe.logits(x)
     if not torch.isfinite(logits).all():
-        raise InputError("Expected finite logits, but the model gives NaN or infinity")
+        raise InputError(NOT_FINITE)
     return logits.argmax(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from fsrobust.attacks.probe import NOT_FINITE
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Checkup, Study, doctor
 from fsrobust.evaluate.estimate import estimate_evaluation
@@ -13,6 +14,7 @@ from fsrobust.evaluate.store import device_of
 from fsrobust.recipes.execute import check_shapes
 from fsrobust.recipes.start import Start
 from fsrobust.train.estimate import Estimate, estimate_training
+from fsrobust.types import InputError
 
 
 def examine(study: Study) -> Checkup:
@@ -23,11 +25,16 @@ def examine(study: Study) -> Checkup:
 
 
 def warnings_of(study: Study, *, count: int = 64) -> list[str]:
-    """Return what the doctor would change about a study's model before it is attacked, a sentence each."""
+    """Return what the doctor would change about a study's model before it is attacked, a sentence each.
+
+    Raises:
+        InputError: scores that are not finite, which the first attack would refuse, too, with its folder in hand.
+    """
     few = replace(study, data=study.data.select(range(min(count, len(study.data)))))
-    return [
-        f"doctor: {sign.explanation}; {sign.remedy}" for sign in examine(few).signs if sign.status != "ok"
-    ]
+    checkup = examine(few)
+    if "finite scores" in checkup.failed:
+        raise InputError(NOT_FINITE)
+    return [f"doctor: {sign.explanation}; {sign.remedy}" for sign in checkup.signs if sign.status != "ok"]
 
 
 def is_target(text: str) -> bool:

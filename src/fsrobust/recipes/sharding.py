@@ -45,7 +45,7 @@ def share_out(work: Sharded, study: Study, shards: int) -> bool:
     Started by torchrun, each process runs its own shard, and the first one waits for the others.
 
     Raises:
-        InputError: more shards than samples; or another process holds the study's folder.
+        InputError: more shards than samples; or another process holds the study's folder, or does not share it.
     """
     mine = torchrun_shard()
     if mine is not None:
@@ -67,5 +67,6 @@ def _run_mine(work: Sharded, study: Study, shard: Shard) -> None:
             if team.leads:
                 held.enter_context(locked(study.folder))
                 lacking = [name for name in work.attacks if lacks(study, name, images=work.images)]
+        team.check_shared(study.folder)
         work(shard)
         wait_for_parts([record_folder(study, name) for name in lacking], len(study.data))

@@ -8,11 +8,13 @@ alone writes.
 import atexit
 import inspect
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -84,6 +86,31 @@ class Team:
             raise InputError(
                 f"Expected processes that see the same {what}, but got {lowest} and {highest}; "
                 "give them one run directory on a disk that all of them share"
+            )
+
+    def check_shared(self, folder: Path) -> None:
+        """Refuse processes of which some do not see this folder, as on machines with disks of their own.
+
+        Raises:
+            InputError: what rank 0 leaves there, another does not find.
+        """
+        if self.size == 1:
+            return
+        word = torch.tensor([secrets.randbits(62) if self.leads else 0])
+        dist.all_reduce(word, dist.ReduceOp.MAX, group=self.control)
+        mark = folder / f".{int(word):x}.shared"
+        if self.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        dist.barrier(group=self.control)
+        seen = torch.tensor([mark.exists()], dtype=torch.int64)
+        dist.all_reduce(seen, dist.ReduceOp.MIN, group=self.control)
+        if self.leads:
+            mark.unlink()
+        if not int(seen):
+            raise InputError(
+                f'Expected all processes to see one folder "{folder}", but got some that do not find what process 0 '
+                "wrote there; give them an --out on a disk that all of them share"
             )
 
     @contextmanager
