@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsrobust.report.evaluations import Gallery, Masks
 from fsrobust.report.figures import (
     Line,
     ball_radius,
@@ -20,7 +21,6 @@ from fsrobust.report.figures import (
     training_figure,
 )
 from fsrobust.report.pictures import gallery_shots, heat_maps, magnification, png
-from fsrobust.report.results import Gallery, Masks
 
 ROWS: list[dict[str, Any]] = [
     {"epoch": 1, "lr": 0.1, "loss": 3.0, "classification": 1.0, "separation": 1.0, "recalibration": 1.0},

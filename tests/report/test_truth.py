@@ -10,9 +10,9 @@ from fsrobust.evaluate import Sign, wilson
 from fsrobust.evaluate.stats import holm
 from fsrobust.report import read_run
 from fsrobust.report.entries import cast
+from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.extremes import extremes
 from fsrobust.report.overlap import overlap_part
-from fsrobust.report.results import Evaluation
 from fsrobust.report.rungs import NOTHING_TO_ADAPT, rungs
 from fsrobust.report.stages import cascades
 from fsrobust.report.verdict import NO_DIAGNOSIS, command, state, verdict_part

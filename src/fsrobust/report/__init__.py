@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fsrobust.report.results import Evaluation as Evaluation
+from fsrobust.report.evaluations import Evaluation as Evaluation
 from fsrobust.report.results import RunResults as RunResults
 from fsrobust.report.results import read_run as read_run
 from fsrobust.report.tables import Cell as Cell

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.figures import NORMS, Style, style
-from fsrobust.report.results import Evaluation, RunResults
+from fsrobust.report.results import RunResults
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsrobust.evaluate.kept import IMAGES, read_pictures
+from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.overlap import victims
 from fsrobust.report.pictures import class_name, image_png
-from fsrobust.report.results import Evaluation
 from fsrobust.report.tables import TITLES
 from fsrobust.report.words import count, some
 from fsrobust.types import InputError

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.figures import NORMS, learning_rate_drops
-from fsrobust.report.results import Evaluation, RunResults
+from fsrobust.report.results import RunResults
 from fsrobust.report.words import count, listed, sample_in_words
 
 Facts = list[tuple[str, str]]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fsrobust.report.evaluations import Gallery, Masks
 from fsrobust.report.figures import Style
-from fsrobust.report.results import Gallery, Masks
 
 Pixels = NDArray[np.uint8]
 """[H, W] grey or [H, W, 3] colour."""

@@ -1,107 +1,15 @@
 """Read a run or audit directory into one frozen value; no model is loaded, nothing is run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fsrobust.attacks import ATTACKS
-from fsrobust.evaluate import Outcome, read_outcome, read_records
-from fsrobust.evaluate.curves import EpsCurve
-from fsrobust.evaluate.kept import GALLERY, IMAGES, read_pictures, read_samples
-from fsrobust.records import Metrics, read_config, read_json, read_npz
+from fsrobust.evaluate import read_records
+from fsrobust.records import Metrics, read_config
+from fsrobust.report.evaluations import Evaluation, Record, read_evaluation
 from fsrobust.report.weights import count_parameters
 from fsrobust.types import InputError
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """The first samples of an attack: images uint8 and attacked float32, [n, C, H, W], with predictions."""
-
-    images: NDArray[np.uint8]
-    attacked: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    natural_predicted: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    ids: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """The mask at ``position`` on an attack's gallery: means over channels [n, M, N], counts [2, bins]."""
-
-    attack: str
-    position: str
-    natural: NDArray[np.float32]
-    attacked: NDArray[np.float32]
-    histogram: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """One checkpoint in one ball on one set of samples: everything that was recorded of it.
-
-    ``records`` holds the newest record of each attack; those of which nothing but record.json can be read are
-    left out. ``fooled_by`` int16 [N] says of a cascade which stage fooled whom, ``kept`` where an attack's images
-    are if all of them were kept, ``diagnosis`` is the largest of these weights in this ball.
-    """
-
-    records: Mapping[str, Record]
-    outcome: Outcome
-    curve: EpsCurve | None
-    galleries: Mapping[str, Gallery]
-    masks: Masks | None
-    fooled_by: Mapping[str, NDArray[np.int16]]
-    kept: Mapping[str, Path]
-    diagnosis: Record | None
-
-    @property
-    def record(self) -> Record:
-        """The newest attack record, for what all of them share."""
-        return max(self.records.values(), key=lambda record: (record["created"], record["key"]))
-
-    @property
-    def checkpoint(self) -> str | None:
-        """Which checkpoint of a run this is, "last" or "best"; None for a file or a factory."""
-        checkpoint: str | None = self.record["checkpoint"]
-        return checkpoint
-
-    @property
-    def norm(self) -> str:
-        """The norm of the ball."""
-        return str(self.record["ball"]["norm"])
-
-    @property
-    def eps(self) -> str:
-        """The radius of the ball as the field writes it, "8/255"."""
-        return str(self.record["ball"]["eps"])
-
-    @property
-    def has_plugin(self) -> bool:
-        """Whether the model says that it has the FSR plug-in; foreign models say nothing."""
-        model = self.record["model"]
-        return isinstance(model, dict) and bool(model.get("fsr"))
-
-    @property
-    def paths(self) -> dict[str, list[float]]:
-        """Per attack that climbs once from one start, the share right at each query of its search."""
-        plain = {
-            name: record
-            for name, record in self.records.items()
-            if record["attack"].get("type") == "PGD" and record["attack"].get("restarts") == 1
-        }
-        return {name: record["path"] for name, record in plain.items() if len(record["path"]) > 2}
-
-    @property
-    def strongest(self) -> str:
-        """The attack that fooled the most samples; the longer one of equals."""
-        fooled = {name: int(found.sum()) for name, found in self.outcome.fooled.items()}
-        return max(fooled, key=lambda name: (fooled[name], self.records[name].get("backwards", 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +111,7 @@ def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluati
     remarks: list[str] = []
     for group in groups.values():
         try:
-            found.append(_evaluation(folder, group, _diagnosis(group[0], diagnoses), remarks))
+            found.append(read_evaluation(folder, group, _diagnosis(group[0], diagnoses), remarks))
         except InputError as error:
             remarks.append(f"An evaluation is left out: {error}")
     shown = [one for one in found if not any(_replaces(other, one) for other in found)]
@@ -241,64 +149,3 @@ def _diagnosis(record: Record, diagnoses: Iterable[Record]) -> Record | None:
 
     same = [one for one in diagnoses if subject(one) == subject(record)]
     return max(same, key=lambda one: (one["n"], one["created"], one["key"]), default=None)
-
-
-def _evaluation(
-    folder: Path, group: Sequence[Record], diagnosis: Record | None, remarks: list[str]
-) -> Evaluation:
-    known = {name: place for place, name in enumerate(ATTACKS)}
-    attacks: dict[str, Record] = {}
-    galleries: dict[str, Gallery] = {}
-    fooled_by: dict[str, NDArray[np.int16]] = {}
-    for record in (r for r in group if r["kind"] == "attack"):  # oldest first: the newest of a name stays
-        place = folder / "eval" / record["key"]
-        try:
-            samples = read_samples(place)
-        except InputError as error:
-            remarks.append(f"An attack is left out: {error}")
-            continue
-        attacks[record["name"]] = record
-        galleries.pop(record["name"], None)
-        fooled_by.pop(record["name"], None)
-        if "fooled_by" in samples:
-            fooled_by[record["name"]] = samples["fooled_by"]
-        try:
-            pictures = read_pictures(place, record, GALLERY)
-            galleries[record["name"]] = Gallery(**{name: pictures[name] for name in Gallery.__annotations__})
-        except InputError as error:
-            remarks.append(f"A gallery is left out: {error}")
-    names = sorted(attacks, key=lambda name: known.get(name, len(known)))
-    files = {name: folder / "eval" / attacks[name]["key"] / IMAGES for name in names}
-    return Evaluation(
-        records={name: attacks[name] for name in names},
-        outcome=read_outcome(folder, [attacks[name] for name in names]),
-        curve=_curve(folder, group, remarks),
-        galleries=galleries,
-        masks=_masks(folder, group, remarks),
-        fooled_by=fooled_by,
-        kept={name: file for name, file in files.items() if file.is_file()},
-        diagnosis=diagnosis,
-    )
-
-
-def _curve(folder: Path, group: Sequence[Record], remarks: list[str]) -> EpsCurve | None:
-    """Return the newest curve that can be read."""
-    for record in reversed([r for r in group if r["kind"] == "curve"]):
-        try:
-            values = read_json(folder / "eval" / record["key"] / "curves.json")
-            return EpsCurve(values["eps"], values["accuracy"], values["n"])
-        except (InputError, KeyError) as error:
-            remarks.append(f"A curve is left out: {error}")
-    return None
-
-
-def _masks(folder: Path, group: Sequence[Record], remarks: list[str]) -> Masks | None:
-    """Return the newest masks that can be read."""
-    for record in reversed([r for r in group if r["kind"] == "mask"]):
-        try:
-            arrays = read_npz(folder / "eval" / record["key"] / "mask.npz")
-            position = str(arrays.pop("position"))
-            return Masks(record["attack"], position, **arrays)
-        except (InputError, KeyError, TypeError) as error:
-            remarks.append(f"Pictures of the mask are left out: {error}")
-    return None

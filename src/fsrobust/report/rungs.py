@@ -13,7 +13,7 @@ from fsrobust.evaluate.outcome import Bits
 from fsrobust.evaluate.stats import Paired, holm
 from fsrobust.report import words
 from fsrobust.report.entries import Entry, comparable
-from fsrobust.report.results import Evaluation
+from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.tables import NOT_RUN, TITLES, standing
 from fsrobust.report.verdict import state
 from fsrobust.types import InputError

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fsrobust.report import words
 from fsrobust.report.entries import Entry
+from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.extremes import ExtremePart, extremes
 from fsrobust.report.facts import Facts, evaluation_facts, provenance_facts, training_facts
 from fsrobust.report.figures import Style, loss_figure, mask_figure, training_figure
@@ -18,7 +19,7 @@ from fsrobust.report.pictures import (
     magnification,
     vector,
 )
-from fsrobust.report.results import Evaluation, RunResults
+from fsrobust.report.results import RunResults
 from fsrobust.report.stages import CascadePart, cascades, without_stages
 from fsrobust.report.tables import TITLES
 from fsrobust.report.verdict import VerdictPart, command, verdict_part

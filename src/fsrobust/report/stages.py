@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsrobust.report import words
+from fsrobust.report.evaluations import Evaluation, Record
 from fsrobust.report.groups import group_stages
-from fsrobust.report.results import Evaluation, Record
 from fsrobust.report.tables import TITLES
 
 

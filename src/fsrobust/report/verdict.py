@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fsrobust.evaluate import Interval
-from fsrobust.report.results import Evaluation, Record, RunResults
+from fsrobust.report.evaluations import Evaluation, Record
+from fsrobust.report.results import RunResults
 from fsrobust.report.tables import percent, span
 from fsrobust.report.words import sample_in_words
 

@@ -10,7 +10,8 @@ from fsrobust.evaluate import Comparison, compare, compare_seeds
 from fsrobust.evaluate.aligned import COUNTS
 from fsrobust.evaluate.compare import Contrast, SeedsContrast, p_text
 from fsrobust.evaluate.stats import Interval, Seeds
-from fsrobust.report.results import Evaluation, RunResults, read_run
+from fsrobust.report.evaluations import Evaluation
+from fsrobust.report.results import RunResults, read_run
 from fsrobust.report.tables import TITLES, aligned, percent, signed, span
 from fsrobust.types import InputError
 

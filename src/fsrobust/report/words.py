@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from fsrobust.evaluate import Interval, wilson
 from fsrobust.report.entries import Entry, comparable
+from fsrobust.report.evaluations import Record
 from fsrobust.report.figures import ball_radius
 from fsrobust.report.groups import cascade_in_words
-from fsrobust.report.results import Record
 from fsrobust.report.tables import TITLES, Table, percent, unvisited
 
 UPPER_BOUND: Final = (
