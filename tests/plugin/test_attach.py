@@ -3,10 +3,12 @@
 import copy
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fsrobust.plugin import FSR, Guarded, attach, create_model, parts_of
 from fsrobust.types import InputError
@@ -235,15 +237,101 @@ def test_a_guarded_model_compiles_whole(backend: str) -> None:
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+class Sideways(nn.Module):
+    """A network whose maps have their channels last, with a layer that folds windows into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 5, 3, padding=1)
+        self.mix = nn.Linear(5, 5)
+        self.windows = nn.Identity()
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        f = self.mix(self.stem(x).permute(0, 2, 3, 1))
+        self.windows(f.unflatten(1, (2, -1)).flatten(0, 1))
+        return self.head(f.mean((1, 2)))  # type: ignore[no-any-return]
+
+
+class Checkpointed(nn.Module):
+    """A network that computes its body anew in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        f = checkpoint(self.body, x.requires_grad_(), use_reentrant=True)
+        return self.head(f.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Uncopied(Unusual):
+    """A network that cannot be copied."""
+
+    def __deepcopy__(self, _memo: object) -> "Uncopied":
+        """Refuse."""
+        raise RuntimeError("leaf tensors only")
+
+
+def test_losses_without_a_gradient_are_refused() -> None:
+    """Reentrant checkpointing runs the layer without one: the plug-in would learn nothing of its own losses."""
+    model = attach(Checkpointed(), at="body", classes=2)
+    with pytest.raises(InputError, match="checkpoints activations"):
+        model.parts(images(2))
+    with torch.no_grad():
+        assert model.parts(images(2)).logits.shape == (2, 2)
+
+
+def test_replicas_of_one_process_are_refused() -> None:
+    """They would share the first one's plug-in; nn.DataParallel asks each module for its replica."""
+    with pytest.raises(InputError, match="use torchrun"):
+        guarded(fsr="layer2")._replicate_for_data_parallel()
+
+
+def test_the_plug_in_has_the_type_of_its_map() -> None:
+    """A body in bf16 behind a stem in float32."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), ToHalf(), nn.Conv2d(4, 4, 3).bfloat16(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    model = attach(net, at="2", classes=4)
+    assert {p.dtype for p in model.fsr.parameters()} == {torch.bfloat16}
+    assert model(images(2)).shape == (2, 4)
+
+
+class ToHalf(nn.Module):
+    """A cast to bf16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map in bf16."""
+        return x.bfloat16()
+
+
+def test_a_compiled_network_is_refused() -> None:
+    """Code that was compiled before it was there goes on without the plug-in."""
+    inner: Any = torch.compile(create_model("resnet_small", classes=4, width=2))
+    for net in (inner, nn.Sequential(inner)):
+        with pytest.raises(InputError, match="compile the result"):
+            attach(net, at="0.layer3", classes=4)
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str | list[str], str]] = {
     "misspelt": (Unusual, "stm", 'Unknown layer "stm"; did you mean "stem"\\? Known: stem, pair, twice'),
     "the net itself": (Unusual, "", 'Unknown layer ""'),
     "none": (Unusual, [], "one or more different layers"),
     "the same twice": (Unusual, ["stem", "stem"], "one or more different layers"),
     "a tuple": (Unusual, "pair", 'layer "pair" to yield one NCHW tensor, but it yields a tuple'),
-    "2-d": (Unusual, "head", 'layer "head" to yield an NCHW tensor, but it yields shape \\[1, 2\\]'),
+    "2-d": (
+        Unusual,
+        "head",
+        'layer "head" to yield an NCHW tensor of 1 images, but it yields shape \\[1, 2\\]',
+    ),
     "runs twice": (Unusual, "twice", 'layer "twice" to run once in a forward pass, but it ran 2 times'),
     "never runs": (Unusual, "unused", 'layer "unused" to run once in a forward pass, but it ran 0 times'),
+    "channels last": (Sideways, "mix", r"grows with the image: \[1, 32, 32, 5\].* \[1, 64, 32, 5\]"),
+    "windows": (Sideways, "windows", r"an NCHW tensor of 1 images, but it yields shape \[2, 16, 32, 5\]"),
+    "not to be copied": (Uncopied, "stem", "can be copied, but got: leaf tensors only"),
     "another image": (
         Foreign,
         "features",

@@ -110,10 +110,65 @@ def test_every_parameter_is_in_one_group() -> None:
             assert len(listed) == len({id(p) for p in listed}) == len(list(model.parameters()))
 
 
-def test_a_model_without_plug_in_cannot_be_frozen() -> None:
-    """There would be nothing to learn; the setting is named."""
-    with pytest.raises(InputError, match=r"train\.frozen_epochs=0"):
-        fit(net(), digits(40), objective=at(), train=short(frozen_epochs=1))
+def test_a_wrapped_host_has_its_own_rate() -> None:
+    """A normalisation around a guarded network, too, is of the host; what is no plug-in learns at its rate."""
+    inner = net(fsr="paper")
+    assert isinstance(inner, Guarded)
+    plugin, host = parameter_groups(nn.Sequential(nn.BatchNorm2d(1), inner), 0.5)
+    assert {id(p) for p in plugin["params"]} == {id(p) for p in inner.fsr.parameters()}
+    assert len(host["params"]) == 2 + len(list(inner.net.parameters()))
+    assert host["lr_factor"] == 0.5
+
+
+def test_parameters_that_learn_later_join_a_fused_step() -> None:
+    """With one rate for all, the thawed host and the plug-in are one group: the numbers are those of a plain step."""
+    prints = []
+    for fused in (False, True):
+        settings = short(engine="fast", epochs=2, frozen_epochs=1)
+        made = learner.Learner(net(fsr="paper"), digits(64), at(), settings, batch=16, say=lambda _text: None)
+        for group in made.optimiser.param_groups:
+            group["fused"] = fused  # as on a GPU
+        for step in range(6):
+            if step % 3 == 0:
+                made.begin(1 + step // 3, lr=0.02)
+            made.learn(torch.arange(16), step)
+        prints.append(made.model.state_dict())
+    plain, together = prints
+    for name, value in plain.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_an_optimisers_state_from_elsewhere_takes_this_devices_ways() -> None:
+    """A fused step's momenta in another order in memory come to lie as their parameters do, and it is fused no more."""
+    made, other = (
+        learner.Learner(net(), digits(64), at(), short(), batch=16, say=lambda _text: None) for _ in range(2)
+    )
+    for one in (made, other):
+        one.begin(1, lr=0.02)
+    made.learn(torch.arange(16), 0)
+    state = made.optimiser.state_dict()
+    state["param_groups"][0]["fused"] = True
+    turned = {
+        k: v["momentum_buffer"].contiguous(memory_format=torch.channels_last)
+        for k, v in state["state"].items()
+        if v["momentum_buffer"].ndim == 4
+    }
+    assert any(momentum.stride() != momentum.contiguous().stride() for momentum in turned.values())
+    for k, momentum in turned.items():
+        state["state"][k]["momentum_buffer"] = momentum
+    other.load_optimiser(state)
+    assert not other.optimiser.param_groups[0]["fused"]
+    for p, q in zip(made.model.parameters(), other.model.parameters(), strict=True):
+        momentum = other.optimiser.state[q]["momentum_buffer"]
+        assert momentum.stride() == q.stride()
+        assert torch.equal(momentum, made.optimiser.state[p]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("changes", [{"frozen_epochs": 1}, {"host_lr": 0.5}])
+def test_a_model_without_plug_in_has_no_host(changes: dict[str, float]) -> None:
+    """Nothing would learn, or nothing would come of the rate: the setting is named."""
+    with pytest.raises(InputError, match=rf"train\.{next(iter(changes))}="):
+        fit(net(), digits(40), objective=at(), train=short(**changes))
 
 
 @pytest.mark.parametrize("changes", [{"frozen_epochs": -1}, {"host_lr": 0.0}, {"host_lr": 1.5}])

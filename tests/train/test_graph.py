@@ -83,3 +83,22 @@ def test_a_captured_step_learns_from_other_batches() -> None:
             torch.manual_seed(number)
             step(first + number)
     torch.testing.assert_close(captured, eager)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_failed_capture_leaves_stream_and_generator_as_they_were() -> None:
+    """A network that asks the device for a number cannot be recorded; the next eager step draws all the same."""
+    x = torch.ones(4, device="cuda")
+    stream = torch.cuda.current_stream()
+
+    def synchronises(_indices: Tensor) -> dict[str, Tensor]:
+        torch.rand(4, device="cuda")
+        return {"loss": x * float(x.sum())}
+
+    with pytest.raises(Exception, match=r"captur"):
+        CapturedStep(synchronises, torch.arange(4, device="cuda"))
+    assert torch.cuda.current_stream() == stream
+    draws = [torch.manual_seed(3) and torch.rand(4, device="cuda") for _ in range(2)]
+    assert torch.equal(*draws)
+    CapturedStep(lambda _indices: {"loss": 2 * torch.rand(4, device="cuda")}, torch.arange(4, device="cuda"))

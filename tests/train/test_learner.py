@@ -1,15 +1,18 @@
 """A batch that does not fit is said with the one that does, and weights stay as they were."""
 
+import weakref
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fsrobust.train import TrainConfig, TrainingError, fit
+from fsrobust.attacks import Linf
+from fsrobust.train import TRADES, Objective, TrainConfig, TrainingError, fit
 from fsrobust.train.distributed import Team
 from fsrobust.train.learner import Learner
 from fsrobust.train.step import Step
+from fsrobust.types import InputError
 from tests.helpers import fingerprint
 from tests.runs import at, digits, net, short
 
@@ -48,6 +51,78 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(engine: str, mo
     with pytest.raises(TrainingError, match=advice):
         made.learn(torch.arange(16), 0)
     assert fingerprint(model) == before
+
+
+def test_a_batch_that_failed_is_forgotten_before_smaller_ones_are_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an error's traceback holds on to would leave them no room."""
+    seen: list[weakref.ref[Tensor]] = []
+    alive: list[list[bool]] = []
+
+    class Noted(Hungry):
+        def forward(self, x: Tensor) -> Tensor:
+            y = 2 * x
+            seen.append(weakref.ref(y))
+            return super().forward(y / 2)
+
+    plain = Learner._fits
+
+    def fits(made: Learner, indices: Tensor) -> bool:
+        alive.append([ref() is not None for ref in seen])
+        return plain(made, indices)
+
+    monkeypatch.setattr(Learner, "_fits", fits)
+    made, _ = learner(Noted(9), engine="reference")
+    with pytest.raises(TrainingError, match="8 fits"):
+        made.learn(torch.arange(16), 0)
+    assert alive == [[False]]
+
+
+def test_a_recording_that_does_not_fit_leaves_the_step_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The eager step was taken; training goes on with such."""
+
+    def refuse(_work: object, _indices: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("fsrobust.train.learner.CapturedStep", refuse)
+    made, said = learner(net(), engine="fast")
+    plain, _ = learner(net(), engine="fast")
+    made._capturing = True
+    for step in range(3):
+        assert float(made.learn(torch.arange(16), step)["loss"]) == float(
+            plain.learn(torch.arange(16), step)["loss"]
+        )
+    assert fingerprint(made.model) == fingerprint(plain.model)
+    assert said == ["steps are launched kernel by kernel (CUDA out of memory)"]
+
+
+def test_a_recording_ends_with_its_epoch() -> None:
+    """Validation and checkpoints come after, and have its memory."""
+    made, _ = learner(net())
+    made._work = lambda _indices: {}
+    made.end_epoch()
+    assert made._work == made._take
+
+
+class Talkative(nn.Module):
+    """A network that has further heads in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return logits, twice in train mode."""
+        logits: Tensor = self.net(x)
+        return (logits, logits) if self.training else logits
+
+
+@pytest.mark.parametrize("objective", [at(), TRADES(Linf(0.1), steps=1, step_size=0.1)])
+def test_further_heads_in_train_mode_are_refused(objective: Objective) -> None:
+    """No attack sees them; the first loss says it in a sentence."""
+    with pytest.raises(InputError, match="in train mode, but got a tuple"):
+        fit(Talkative(), digits(40), objective=objective, train=short())
 
 
 def test_what_learns_in_pieces_is_validated_in_pieces() -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fsrobust.attacks.view import FrozenView, multiplies_bf16
 from fsrobust.data.batches import pixels
-from fsrobust.plugin import Guarded, recalibration_loss, separation_loss
+from fsrobust.plugin import Guarded, create_model, recalibration_loss, separation_loss
 from fsrobust.seeding import Noise
 from fsrobust.train import Natural
 from fsrobust.train.step import Step, fast_step, make_step, memory_order
@@ -293,3 +293,17 @@ for _ in range(3):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_second_compiled_attack_asks_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of networks one after the other, the second with one plug-in more: compiled code does not tell hooks apart."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled(f, backend="eager", **options))
+    x = torch.rand(4, 1, 8, 8)
+    for at_layers in (["layer2"], ["layer2", "layer3"]):
+        model = create_model("resnet_small", classes=10, channels=1, width=4, fsr=at_layers).eval()
+        step = fast_step(model, at(), torch.optim.SGD(model.parameters(), lr=0.1), compiled=True)
+        with torch.no_grad():
+            torch.testing.assert_close(step.view(x), model(x), rtol=1e-5, atol=1e-5)
+        assert step.notes == []

@@ -11,27 +11,40 @@ T = TypeVar("T")
 def compiled_or_eager(function: Callable[..., T], what: str, notes: list[str]) -> Callable[..., T]:
     """Return ``function`` compiled for the shapes it meets.
 
-    Should the first call fail to compile, it is answered eagerly, as all later ones are, and ``notes`` gets a
-    sentence about ``what``. Running out of memory is no failure to compile.
+    Should a call fail to compile, it is answered eagerly, as all later ones are, and ``notes`` gets a sentence about
+    ``what``. Running out of memory is no failure to compile; after the first call, nor is what no compiler raised.
     """
     chosen: list[Callable[..., T]] = []
+    answered = False
 
     def call(*arguments: Any) -> T:
-        if chosen:
-            return chosen[0](*arguments)
-        fast = torch.compile(function, dynamic=False)
-        try:
-            result = fast(*arguments)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            notes.append(f"{what} runs uncompiled ({first_line(error)})")
-            chosen.append(function)
+        nonlocal answered
+        if not chosen:
+            chosen.append(torch.compile(function, dynamic=False))
+        if chosen[0] is function:
             return function(*arguments)
-        chosen.append(fast)
-        return result
+        try:
+            result = chosen[0](*arguments)
+        except Exception as error:
+            if is_out_of_memory(error) or (answered and not _is_the_compilers(error)):
+                raise
+            cause = getattr(
+                error, "inner_exception", error
+            )  # of the wrapper the first line says next to nothing
+            notes.append(f"{what} runs uncompiled ({first_line(cause)})")
+            chosen[0] = function
+        else:
+            answered = True
+            return result
+        return function(*arguments)
 
     return call
+
+
+def _is_the_compilers(error: BaseException) -> bool:
+    """Return whether an error comes from a part of torch that compiles."""
+    parts = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
+    return type(error).__module__.startswith(parts)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

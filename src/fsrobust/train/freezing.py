@@ -8,16 +8,22 @@ from typing import Any
 
 from torch import nn
 
-from fsrobust.plugin import Guarded
+from fsrobust.plugin import Guarded, insertion_points
 from fsrobust.types import InputError
 
 
-def check_host(model: nn.Module, *, frozen_epochs: int) -> None:
-    """Refuse epochs in which nothing would learn, before anything is written.
+def check_host(model: nn.Module, *, frozen_epochs: int, host_lr: float) -> None:
+    """Refuse settings of a host for a model that is none, before anything is written.
 
     Raises:
-        InputError: the model has no plug-in, which alone learns while the host is frozen.
+        InputError: the model has no plug-in, which alone learns while the host is frozen, and whose learning rate the
+            host's is a share of.
     """
+    if host_lr != 1.0 and not insertion_points(model):
+        raise InputError(
+            "Expected a model with the plug-in, since train.host_lr is a share of its learning rate; attach it, or "
+            "set train.host_lr=1 and train.lr"
+        )
     if frozen_epochs and not isinstance(model, Guarded):
         raise InputError(
             "Expected a model with the plug-in, since train.frozen_epochs leaves learning to it alone; "
@@ -52,9 +58,11 @@ class Host:
 def parameter_groups(model: nn.Module, host_lr: float) -> list[dict[str, Any]]:
     """Return groups for the optimiser: the host's learning rate is ``host_lr`` times that of the plug-in.
 
-    One group of all if there is no difference.
+    One group of all if there is no difference. The host is all that is no plug-in, whatever wraps it.
     """
-    if host_lr == 1.0 or not isinstance(model, Guarded):
+    if host_lr == 1.0:
         return [{"params": list(model.parameters())}]
-    host = list(model.net.parameters())
-    return [{"params": list(model.fsr.parameters())}, {"params": host, "lr_factor": host_lr}]
+    plugin = [p for point in insertion_points(model) for p in point.parameters()]
+    own = {id(p) for p in plugin}
+    host = [p for p in model.parameters() if id(p) not in own]
+    return [{"params": plugin}, {"params": host, "lr_factor": host_lr}]

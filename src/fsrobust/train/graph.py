@@ -28,14 +28,30 @@ class CapturedStep:
     def __init__(self, work: Work, indices: Tensor) -> None:
         self._indices = indices.clone()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._numbers = work(self._indices)
+        stream = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(self._graph):
+                self._numbers = work(self._indices)
+        except Exception:
+            _leave_capture(stream)
+            raise
 
     def __call__(self, indices: Tensor) -> dict[str, Tensor]:
         """Return the numbers of this batch's loss, overwritten by the next call."""
         self._indices.copy_(indices)
         self._graph.replay()
         return self._numbers
+
+
+def _leave_capture(stream: torch.cuda.Stream) -> None:
+    """Put right what torch before 2.13 leaves of a capture that failed.
+
+    It stays on its own stream, and its generator believes to be recorded still, so that the next random number of
+    an eager step would be refused.
+    """
+    torch.cuda.set_stream(stream)
+    generator = torch.cuda.default_generators[stream.device_index]
+    generator.graphsafe_set_state(torch.Generator(stream.device).graphsafe_get_state())
 
 
 def check_replay(

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Learner:
             lr=train.lr,
             momentum=train.momentum,
             weight_decay=train.weight_decay,
-            fused=on_gpu,
+            fused=True if on_gpu else None,  # False would be slower than torch's default
         )
         long = train.epochs * (len(data) // batch) >= _WORTH_COMPILING
         compiled = train.compile == "on" or (train.compile == "auto" and on_gpu and long)
@@ -90,6 +91,22 @@ class Learner:
         self._work = self._take
         self.step.gamma = gamma_in(self.step.objective, epoch)
 
+    def end_epoch(self) -> None:
+        """Let go of the epoch's recording: what comes between epochs needs its memory."""
+        self._work = self._take
+
+    def load_optimiser(self, state: dict[str, Any]) -> None:
+        """Go on from an optimiser's state, in the ways of this device, whichever the state is from."""
+        ways = [{way: group[way] for way in ("fused", "foreach")} for group in self.optimiser.param_groups]
+        self.optimiser.load_state_dict(state)
+        for group, way in zip(self.optimiser.param_groups, ways, strict=True):
+            group.update(way)
+        for p, values in self.optimiser.state.items():
+            momentum = values.get("momentum_buffer")
+            if momentum is not None and momentum.stride() != p.stride():
+                # fused steps go through memory, and would pair one's elements with another's
+                values["momentum_buffer"] = torch.empty_like(p).copy_(momentum)
+
     def learn(self, indices: Tensor, step: int) -> dict[str, Tensor]:
         """Take one step on the samples at ``indices`` and return the numbers of its loss, on the device.
 
@@ -112,7 +129,14 @@ class Learner:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise TrainingError(self._too_large(indices, error)) from error
+            why = first_line(error)
+        else:
+            return self._told(numbers)
+        # outside, where the error no longer keeps the batch that it is about in memory
+        raise TrainingError(self._too_large(indices, why))
+
+    def _told(self, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Count an eager step or a replayed one, and say what it had to do without."""
         self._eager_steps += 1
         for note in self.step.notes:
             self.say(note)
@@ -166,10 +190,12 @@ class Learner:
                 lambda: CapturedStep(self._take, indices), eager, indices, self._state(), seed
             )
         except Exception as error:
-            if is_out_of_memory(error):
-                raise
+            if not numbers:
+                raise  # the eager step itself
             self._capturing = False
             self.say(f"steps are launched kernel by kernel ({first_line(error)})")
+        if not self._capturing and self.device.type == "cuda":
+            torch.cuda.empty_cache()  # of what was recorded; the error that held on to it is gone
         return numbers
 
     def _state(self) -> list[Tensor]:
@@ -182,7 +208,7 @@ class Learner:
         ]
         return [*self.model.state_dict().values(), *momenta]
 
-    def _too_large(self, indices: Tensor, error: BaseException) -> str:
+    def _too_large(self, indices: Tensor, why: str) -> str:
         """Return a sentence that names the largest half, quarter … of these samples that fits."""
         rows = len(indices) // self.train.accumulate
         fitting = rows // 2
@@ -192,9 +218,7 @@ class Learner:
         if fitting and len(indices) % fitting == 0:
             advice += f", or --set train.accumulate={len(indices) // fitting} and the batch as it is"
         advice = advice if fitting else "not even one sample fits"
-        return (
-            f"A batch of {rows} does not fit in the memory of {self.device}; {advice} ({first_line(error)})"
-        )
+        return f"A batch of {rows} does not fit in the memory of {self.device}; {advice} ({why})"
 
     def _fits(self, indices: Tensor) -> bool:
         """Try a step on a copy, so that the trained weights stay as they are."""

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fsrobust.attacks.compiled import first_line
@@ -72,8 +73,10 @@ def fit(  # noqa: PLR0913 - the public entry: what, how, where to, and how long
     train, folder = train or TrainConfig(), Path(out) if out is not None else None
     device = next(model.parameters()).device
     refuse_pairs(settings_of(objective, train) | circumstances(device))
-    check_host(model, frozen_epochs=train.frozen_epochs)
+    check_host(model, frozen_epochs=train.frozen_epochs, host_lr=train.host_lr)
     with contextlib.ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))  # recordings and events are of the present one
         team = stack.enter_context(team_on(device))
         if folder is not None and team.leads:
             stack.enter_context(locked(folder))
@@ -173,7 +176,7 @@ class _Run:
         try:
             self.model.load_state_dict(tensors)
             self.average.load(state)
-            self.learner.optimiser.load_state_dict(state["optimiser"])
+            self.learner.load_optimiser(state["optimiser"])
             self.position = Position(**state["position"])
             self.position.sums = {k: v.to(self.device) for k, v in self.position.sums.items()}
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -250,6 +253,7 @@ class _Run:
                 share, loss = position.batch / len(order), float(numbers["loss"])
                 self.reporter.batch(position.epoch, train.epochs, share, loss)
         self._check_finite(order)
+        self.learner.end_epoch()
         seconds = time.perf_counter() - started
         self.pace = seconds / max(1, len(order) - first)
         self.average.after_epoch(position.epoch)

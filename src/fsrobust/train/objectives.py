@@ -257,8 +257,17 @@ def _forward(model: nn.Module, x: Images) -> _Pass:
     return _Pass(_wide(model(x)), None)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    """Return logits in float32 or wider: no softmax is taken in half precision."""
+def _wide(logits: object) -> Tensor:
+    """Return logits in float32 or wider: no softmax is taken in half precision.
+
+    Raises:
+        InputError: no tensor, as of networks with further heads in train mode.
+    """
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"Expected one tensor of logits from the model in train mode, but got a {type(logits).__name__}; "
+            "switch its further heads off, or wrap it"
+        )
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

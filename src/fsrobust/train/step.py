@@ -114,6 +114,7 @@ class Step:
         self._mean_statistics()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         loss.terms["gradient_norm"] = torch.nn.utils.get_total_norm(gradients)
+        _begin_momenta(self.optimiser)
         self.optimiser.step()
         return loss
 
@@ -152,6 +153,21 @@ class Step:
             return self.objective.loss(self.model, x, x_adv, y)
 
 
+def _begin_momenta(optimiser: torch.optim.Optimizer) -> None:
+    """Give parameters that learn for the first time a momentum of 0, where others of theirs have one.
+
+    A fused step takes momenta of all of a group or of none; the outcome is that of a parameter without one.
+    """
+    for group in optimiser.param_groups:
+        if group.get("fused") and group.get("momentum"):
+            learning = [p for p in group["params"] if p.grad is not None]
+            with_one = [p for p in learning if optimiser.state[p].get("momentum_buffer") is not None]
+            if with_one and len(with_one) < len(learning):
+                for p in learning:
+                    if optimiser.state[p].get("momentum_buffer") is None:
+                        optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
 def reference_step(model: nn.Module, objective: Objective, optimiser: torch.optim.Optimizer) -> Step:
     """Return the plain loop: eager, float32, NCHW, attacks on the network itself."""
     return Step(model, objective, optimiser, Plain(model))
@@ -173,6 +189,10 @@ def fast_step(
     is not learnt ``whole``, in one pass of one process, only attacks are compiled.
     """
     device = next(model.parameters()).device
+    if compiled:
+        # code is kept per function, whichever network it asked, and is not told apart by hooks, which plug-ins
+        # are: of two that differ in one alone the second would be asked without it. Nor are there more than 8 places
+        torch.compiler.reset()
     layout = memory_order(model)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     low = precision == "bf16" or (precision == "auto" and multiplies_bf16(device))
