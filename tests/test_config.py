@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fsrobust.attacks import L2, Linf
-from fsrobust.config import ObjectiveConfig, default_folder, override, parse_fraction
+from fsrobust.config import EvaluationConfig, ObjectiveConfig, default_folder, override, parse_fraction
 from fsrobust.recipes import RECIPES, recipe
 from fsrobust.train import AT, AWP, MART, TRADES, FastAT, FSRWeights, Natural
 from fsrobust.types import InputError
@@ -79,13 +79,34 @@ def test_what_is_no_number_is_refused(text: str) -> None:
 def test_settings_have_the_kind_of_their_field(setting: str, value: object) -> None:
     """Integers, floats, fractions, choices, lists and "none" are read as the field declares them."""
     part, name = setting.partition("=")[0].strip().split(".")
-    start = override(recipe(BASE), ["train.epochs=9", "model.normalize=[[0.1, 0.1, 0.1], [1, 1, 1]]"])
+    settings = ["train.epochs=9", "model.normalize=[[0.1, 0.1, 0.1], [1, 1, 1]]", "evaluation.eps=1/255"]
+    start = override(recipe(BASE), settings)
     changed = override(start, [setting])
     found: Any = getattr(getattr(changed, part), name)
     assert found == value
     assert type(found) is type(value)
     inner = replace(getattr(start, part), **{name: value})
     assert changed == replace(start, **{part: inner})
+
+
+@pytest.mark.parametrize(
+    ("settings", "norm", "eps"),
+    [
+        (["objective.eps=2/255"], "linf", 2 / 255),
+        (["objective.norm=l2", "objective.eps=0.5"], "l2", 0.5),
+        (["objective.eps=2/255", "evaluation.eps=4/255"], "linf", 4 / 255),
+        (["evaluation.eps=4/255"], "linf", 4 / 255),
+        (["objective.steps=3"], "linf", 8 / 255),
+    ],
+)
+def test_a_run_is_judged_in_the_ball_that_it_is_trained_for(
+    settings: list[str], norm: str, eps: float
+) -> None:
+    """Unless both are set, or the recipe has two balls of its own."""
+    judged = override(recipe(BASE), settings).evaluation
+    assert (judged.norm, judged.eps) == (norm, eps)
+    two = replace(recipe(BASE), evaluation=EvaluationConfig("linf", 1 / 255))
+    assert override(two, ["objective.eps=2/255"]).evaluation.eps == 1 / 255
 
 
 def test_the_last_setting_wins() -> None:

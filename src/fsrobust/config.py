@@ -169,7 +169,8 @@ class Run:
 def override(run: Run, settings: Iterable[str]) -> Run:
     """Return the run with settings such as "train.epochs=30" or "objective.eps=4/255" applied in order.
 
-    A run that differs from its recipe in what the published numbers depend on no longer shows them.
+    A run that is trained for another ball is evaluated in that ball, unless ``evaluation`` is set, too. One that
+    differs from its recipe in what the published numbers depend on no longer shows them.
 
     >>> from fsrobust.recipes import RECIPES
     >>> override(RECIPES["digits-at"](), ["train.epochs=3"]).train.epochs
@@ -186,11 +187,24 @@ def override(run: Run, settings: Iterable[str]) -> Run:
             raise InputError(f'Expected a setting as KEY=VALUE, but got "{setting}"')
         run = _replace(run, path.strip(), path.strip().split("."), text.strip())
     if settings:
+        run = _follow(before, run, settings)
         run.evaluation.make()  # said now, not when the run is evaluated
     unchanged = (
         dataclasses.replace(run, train=dataclasses.replace(run.train, seed=before.train.seed)) == before
     )
     return run if unchanged else dataclasses.replace(run, published=None)
+
+
+def _follow(before: Run, run: Run, settings: Iterable[str]) -> Run:
+    """Evaluate in the ball that is trained for, where the recipe does and the settings name the latter alone."""
+    named = {setting.partition("=")[0].strip() for setting in settings}
+    trained, judged = before.objective, before.evaluation
+    for part in ("norm", "eps"):
+        meant = getattr(trained, part) == getattr(judged, part) and trained.name != "natural"
+        if meant and f"objective.{part}" in named and f"evaluation.{part}" not in named:
+            followed = {part: getattr(run.objective, part)}
+            run = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, **followed))
+    return run
 
 
 def _replace(value: Any, path: str, keys: list[str], text: str) -> Any:

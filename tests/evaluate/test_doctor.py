@@ -304,6 +304,7 @@ def test_few_images_are_said_to_be_few() -> None:
     """Of five images nobody can say whether accuracy is at chance: a warning, no failure."""
     found = next(s for s in examine(healthy(), 5).signs if s.name == "accuracy")
     assert (found.status, "too few" in found.explanation) == ("warn", True)
+    assert found.remedy == "take more (--limit)"
 
 
 def test_what_is_no_patient_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Targets and settings that cannot be used are refused before anything is written or run."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from fsrobust.attacks import L2, Linf
 from fsrobust.cli import run
+from fsrobust.config import override
 from fsrobust.evaluate import read_records
 from fsrobust.plugin import create_model
+from fsrobust.recipes import recipe
 from fsrobust.recipes.execute import (
     applicable,
     attacks_for,
@@ -18,6 +22,9 @@ from fsrobust.recipes.execute import (
     plan_study,
     training_device,
 )
+from fsrobust.recipes.start import initial_model
+from fsrobust.records import write_json
+from fsrobust.train.checkpoint import save_checkpoint, weights_bytes
 from fsrobust.types import InputError
 
 OWN = """
@@ -81,9 +88,46 @@ def test_a_folder_for_a_foreign_target_is_named_after_it(own: Path) -> None:
     """Records of somebody's model go into runs/audit-…, in a name that is safe as a file's."""
     assert own.is_dir()
     study = plan_study(find_target("somebodys:make"), data="digits", limit=5)
-    assert study.folder == Path("runs/audit-somebodys-make")
+    assert re.fullmatch(r"runs/audit-somebodys-make-[0-9a-f]{8}", str(study.folder))
     assert len(study.data) == 5
     assert study.total == 360
+
+
+def test_files_of_one_name_have_folders_of_their_own(tmp_path: Path) -> None:
+    """All checkpoints' files are called alike; the folder says which weights its records are of."""
+    folders = []
+    for name in ("a", "b", "a"):
+        file = tmp_path / name / "weights.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        if not file.exists():
+            torch.manual_seed(ord(name))
+            file.write_bytes(weights_bytes(create_model("resnet_small", classes=10, channels=1, width=4)))
+        folders.append(plan_study(find_target(str(file)), data="digits", limit=5).folder)
+    assert folders[0] == folders[2] != folders[1]
+
+
+def test_records_do_not_go_into_another_runs_folder(tmp_path: Path) -> None:
+    """There they would pass for that run's; one's own folder by another name is none."""
+    made = override(recipe("digits-at"), ["model.width=4"])
+    for name in ("one", "other"):
+        data = {"name": made.data, "sha256": "0" * 64}
+        write_json(tmp_path / name / "config.json", {**made.describe(), "data": data}, sealed=True)
+        save_checkpoint(tmp_path / name, 1, initial_model(made), {}, best=False)
+    target = find_target(str(tmp_path / "one"))
+    with pytest.raises(InputError, match="is another run"):
+        plan_study(target, limit=5, out=tmp_path / "other")
+    assert plan_study(target, limit=5, out=tmp_path / "other" / ".." / "one").total == 360
+    assert plan_study(target, limit=5, out=tmp_path / "third").folder == tmp_path / "third"
+
+
+@pytest.mark.usefixtures("own")
+def test_another_norm_needs_its_own_radius() -> None:
+    """In L2 a radius of L∞ is next to nothing, and a network that withstands it has shown nothing."""
+    target = find_target("somebodys:make")
+    with pytest.raises(InputError, match=r"--eps with --norm l2: a radius of 8/255 is meant in linf"):
+        plan_study(target, data="digits", limit=5, norm="l2")
+    assert plan_study(target, data="digits", limit=5, norm="l2", eps="0.5").ball == L2(0.5)
+    assert plan_study(target, data="digits", limit=5, norm="linf").ball == Linf(8 / 255)
 
 
 @pytest.mark.parametrize("device", ["warp9", "cuda:99", "", "meta"])

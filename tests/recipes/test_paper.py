@@ -92,6 +92,7 @@ def test_svhn_has_its_own_settings() -> None:
     [("S8", 'did you mean "S[1-7]"'), ("S5/unifrm", 'did you mean "uniform"'), ("S9/at", "Unknown table")],
 )
 def test_unknown_tables_and_rows_are_refused(name: str, message: str) -> None:
-    """The nearest is named."""
+    """The nearest is named; capitals are no difference."""
+    assert paper_table("figs1") is paper_table("FigS1")
     with pytest.raises(InputError, match=message):
         recipe(name) if "/" in name else paper_table(name)

@@ -417,7 +417,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes |
 
 
 def test_a_foreign_networks_weights_are_kept_without_a_configuration(tmp_path: Path) -> None:
-    """A guarded foreign network is saved and its tensors come back, but ``load`` cannot make it."""
+    """A guarded foreign network is saved and its tensors come back into one made anew; ``load`` cannot make it."""
     foreign = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     model = attach(foreign, at="0", classes=4).eval()
     save_checkpoint(tmp_path, 1, model, state(1), best=False)
@@ -428,3 +428,9 @@ def test_a_foreign_networks_weights_are_kept_without_a_configuration(tmp_path: P
     assert torch.equal(again(images(3)), model(images(3)))
     with pytest.raises(InputError, match="does not say which network"):
         load(tmp_path)
+    blank = attach(foreign, at="0", classes=4, init="paper").train()
+    assert load(tmp_path, into=blank) is blank
+    assert not blank.training
+    assert torch.equal(blank(images(3)), model(images(3)))
+    with pytest.raises(InputError, match="does not fit the network that is to have its weights"):
+        load(tmp_path, into=foreign)

@@ -99,6 +99,9 @@ def test_a_failed_capture_leaves_stream_and_generator_as_they_were() -> None:
     with pytest.raises(Exception, match=r"captur"):
         CapturedStep(synchronises, torch.arange(4, device="cuda"))
     assert torch.cuda.current_stream() == stream
-    draws = [torch.manual_seed(3) and torch.rand(4, device="cuda") for _ in range(2)]
-    assert torch.equal(*draws)
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        draws.append(torch.rand(4, device="cuda"))
+    assert torch.equal(draws[0], draws[1])
     CapturedStep(lambda _indices: {"loss": 2 * torch.rand(4, device="cuda")}, torch.arange(4, device="cuda"))

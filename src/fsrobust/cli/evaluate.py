@@ -32,7 +32,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="whitebox, autoattack, adaptive, blackbox, or names: fgsm,pgd20. By default the first three, "
-            "and diagnose."
+            "and then a diagnosis, as fsrobust diagnose makes it."
         ),
     ] = None,
     data: DataName = None,

@@ -27,11 +27,12 @@ _FEW: Final = 20
 
 
 class Finding(NamedTuple):
-    """What a check found: its status, the value that decided, and what that means."""
+    """What a check found: its status, the value that decided, what that means, and what helps if not the usual."""
 
     status: Status
     value: float | str
     explanation: str
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def check_accuracy(patient: Patient) -> Finding:
         f"{accuracy:.1%} of {n} (95 % interval {low:.1%} to {high:.1%}) against {chance:.1%} by guessing"
     )
     if n < _FEW:
-        return Finding("warn", accuracy, f"{measured}: too few images to judge by")
+        return Finding("warn", accuracy, f"{measured}: too few images to judge by", "take more (--limit)")
     if low <= chance:
         return Finding("fail", accuracy, f"{measured}: there is nothing for an attack to take away")
     return Finding("ok", accuracy, measured)

@@ -84,5 +84,5 @@ def doctor(model: nn.Module, x: Tensor, y: Labels, *, classes: int | None = None
 
 
 def _sign(name: str, found: Finding, remedy: str) -> Sign:
-    status, value, explanation = found
-    return Sign(name, status, value, explanation, None if status == "ok" else remedy)
+    status, value, explanation, own = found
+    return Sign(name, status, value, explanation, None if status == "ok" else own or remedy)

@@ -15,11 +15,11 @@ from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject
 from fsrobust.evaluate.adaptive import ADAPTIVE
 from fsrobust.evaluate.searching import PILOTS, choose_precision
-from fsrobust.evaluate.store import device_of
+from fsrobust.evaluate.store import device_of, format_eps
 from fsrobust.plugin import config_of, insertion_points
 from fsrobust.recipes.networks import check_answers, find_network
 from fsrobust.recipes.start import initial_model
-from fsrobust.records import read_config
+from fsrobust.records import digest_of, read_config
 from fsrobust.train import History, Reporter, fit
 from fsrobust.train.distributed import environment_rank, own_device
 from fsrobust.types import InputError, unknown_name
@@ -164,15 +164,40 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     keep = "disk" if name.startswith("folder:") else "memory"
     test = open_dataset(name, "test", root=root, image_size=image_size, keep=keep)
     _check_fit(target.subject, test)
-    known = target.ball or make_ball("linf", 8 / 255)
-    ball = make_ball(norm or known.norm, parse_fraction(eps) if eps is not None else known.eps)
+    ball = _ball(target.ball or make_ball("linf", 8 / 255), norm, eps)
     chosen = (draw(test, count=limit, seed=seed) if limit is not None else test).resident()
-    folder = out or target.folder or Path("runs") / f"audit-{_slug(target.subject.source)}"
+    folder = out or target.folder or _audit_folder(target.subject)
+    _check_is_no_other(folder, target)
     subject = replace(target.subject, model=target.subject.model.to(device or torch.device("cpu")))
     pilots = chosen.select(torch.arange(min(PILOTS, len(chosen)))).to(device_of(subject.model))
     searching = choose_precision(subject.model, pixels(pilots.images), pilots.labels, precision)
     rival = _rival(surrogate, test, device_of(subject.model)) if surrogate else None
     return Study(folder, subject, chosen, len(test), ball, seed, searching.precision, searching.why, rival)
+
+
+def _ball(known: Ball, norm: str | None, eps: str | None) -> Ball:
+    """Return the ball that is asked for; what is not said is as in the known one."""
+    if norm not in (None, known.norm) and eps is None:
+        raise InputError(
+            f"Expected --eps with --norm {norm}: a radius of {format_eps(known.eps)} is meant in {known.norm}, and "
+            "says nothing in another norm"
+        )
+    return make_ball(norm or known.norm, parse_fraction(eps) if eps is not None else known.eps)
+
+
+def _audit_folder(subject: Subject) -> Path:
+    """Return where records of somebody's model go: files of one name and edited factories are kept apart."""
+    return Path("runs") / f"audit-{_slug(subject.source)}-{digest_of(subject.identity)[:8]}"
+
+
+def _check_is_no_other(folder: Path, target: Target) -> None:
+    """Refuse another run's folder, whose report would show this model's records as its own."""
+    own = target.folder is not None and folder.resolve() == target.folder.resolve()
+    if not own and (folder / "config.json").is_file():
+        raise InputError(
+            f'Expected a folder for records of {target.subject.source}, but "{folder}" is another run; choose another '
+            "--out"
+        )
 
 
 def _rival(text: str, test: Source, device: torch.device) -> Subject:

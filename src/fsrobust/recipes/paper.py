@@ -147,15 +147,16 @@ def svhn() -> Run:
 
 
 def paper_table(name: str) -> PaperTable:
-    """Return a table by its number: S1 … S7, FigS1, FigS2, main, main-svhn.
+    """Return a table by its number, in capitals or not: S1 … S7, FigS1, FigS2, main, main-svhn.
 
     Raises:
         InputError: no such table; the nearest is named.
     """
     tables = paper_tables()
-    if name not in tables:
+    by_small = {known.lower(): table for known, table in tables.items()}
+    if name.lower() not in by_small:
         raise unknown_name("table", name, tables)
-    return tables[name]
+    return by_small[name.lower()]
 
 
 @functools.cache

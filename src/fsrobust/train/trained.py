@@ -68,24 +68,35 @@ def read_trained(source: Path, checkpoint: str = "last") -> tuple[dict[str, Tens
     return tensors, config
 
 
-def load(source: str | os.PathLike[str], *, checkpoint: str = "last") -> nn.Module:
+def load(
+    source: str | os.PathLike[str], *, checkpoint: str = "last", into: nn.Module | None = None
+) -> nn.Module:
     """Return a trained model in eval mode, from a run directory or a weights file.
 
-    A directory without checkpoints may hold packed weights in ``weights/`` instead.
+    A directory without checkpoints may hold packed weights in ``weights/`` instead. A network of ours is made anew;
+    of any other the file knows the weights alone, so they go ``into`` one that you have made as before, and attached
+    to where that one was.
 
     Raises:
-        InputError: nothing there, damaged files, or weights of a foreign network (make that network yourself
-            and give it the tensors).
+        InputError: nothing there, damaged files, weights of a foreign network that is to be made first, or of another
+            network than ``into``.
     """
     tensors, config = read_trained(Path(source), checkpoint)
+    if into is not None:
+        return _filled(into, tensors, f'"{source}" does not fit the network that is to have its weights')
     if config is None:
         raise InputError(
-            f'"{source}" does not say which network its weights belong to; make that network and give it the tensors'
+            f'"{source}" does not say which network its weights belong to; make that network, attach to it where it '
+            "had the plug-in, and give it as load(..., into=network)"
         )
     with torch.random.fork_rng(devices=[]):  # the weights about to be overwritten cost the caller no draws
         model = build(config)
+    return _filled(model, tensors, f'"{source}" does not fit its own header')
+
+
+def _filled(model: nn.Module, tensors: dict[str, Tensor], otherwise: str) -> nn.Module:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f'"{source}" does not fit its own header: {error}') from error
+        raise InputError(f"{otherwise}: {error}") from error
     return model.eval()
