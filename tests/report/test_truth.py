@@ -130,7 +130,13 @@ def test_a_missing_diagnosis_is_said_with_its_command(tmp_path: Path) -> None:
     audit = tmp_path / "audit"
     write_fake(audit, replace(BASE, checkpoint=None), source="my model.pth")
     assert command(read_run(audit), only(audit)) == (
-        f"fsrobust diagnose 'my model.pth' --data cifar10 --norm linf --eps 8/255 --out {audit}"
+        f"fsrobust diagnose 'PATH/my model.pth' --data cifar10 --norm linf --eps 8/255 --out {audit}"
+    )
+    record = {**only(audit).record, "source": "mine:net", "image_shape": [3, 64, 64]}
+    record["data"] = {**record["data"], "name": "folder:photos"}
+    photos = replace(only(audit), records={"pgd20": record})
+    assert command(read_run(audit), photos) == (
+        f"fsrobust diagnose mine:net --data folder:photos --image-size 64 --norm linf --eps 8/255 --out {audit}"
     )
 
 

@@ -136,6 +136,7 @@ OPTIONAL: Final[Schema] = {
     ),
     "stages": _list_of(_stage),
     "precision": _text,
+    "image_shape": lambda shape: _list_of(_count)(shape) and len(shape) == 3,
 }
 """What a record may hold: fields of some attacks, and those that are younger than the format."""
 

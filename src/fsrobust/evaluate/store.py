@@ -129,6 +129,7 @@ class Study:
                 "of": self.total,
                 "class_names": list(self.data.class_names),
             },
+            "image_shape": list(self.data.images.shape[1:]),
             "seed": self.seed,
             "precision": self.precision,
             "created": _after(self.folder, datetime.datetime.now(datetime.UTC)),

@@ -72,7 +72,11 @@ def command(run: RunResults, evaluation: Evaluation) -> str:
     record = evaluation.record
     ball = ["--norm", evaluation.norm, "--eps", evaluation.eps]
     if run.config is None:
-        rest = [record["source"], "--data", record["data"]["name"], *ball, "--out", str(run.folder)]
+        source, data = record["source"], record["data"]["name"]
+        target = source if ":" in source else f"PATH/{source}"  # of a file its name alone is on record
+        shape = record.get("image_shape") if data.startswith("folder:") else None
+        size = ["--image-size", str(shape[1])] if shape else []
+        rest = [target, "--data", data, *size, *ball, "--out", str(run.folder)]
         return shlex.join(["fsrobust", "diagnose", *rest])
     own = run.config.get("evaluation") or {}
     foreign = (own.get("norm"), own.get("eps")) != (evaluation.norm, evaluation.eps)
