@@ -243,7 +243,7 @@ def test_run_without_evaluation(tmp_path: Path, out: Path) -> None:
     """A run that nobody attacked is shown, and no number is made up."""
     write_config(tmp_path / "a")
     text = page_of(tmp_path / "a", out=out).text
-    assert "None of these runs has been evaluated yet" in text
+    assert "No evaluation of these runs' weights is on record" in text
     assert "right under every attack tried" not in text
 
 

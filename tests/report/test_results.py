@@ -1,18 +1,23 @@
 """What a directory is read as, however much of it is there."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from fsrobust.attacks import L2, Linf
 from fsrobust.evaluate import Study, Subject, carry_out
 from fsrobust.evaluate import curves as curves
+from fsrobust.evaluate.identity import weights_sha256
 from fsrobust.report import read_run
+from fsrobust.train import load
+from fsrobust.train.packing import pack
 from fsrobust.types import InputError
 from tests.report.builder import PUBLISHED, Fake, write_config, write_fake, write_run
-from tests.runs import digits, train
+from tests.runs import digits, net, train
 
 
 def test_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +89,54 @@ def test_newer_weights_replace_older(tmp_path: Path) -> None:
     assert evaluation.record["created"].startswith("2026-03")
     assert run.remarks
     assert "1 of 2 evaluations are not shown" in run.remarks[0]
+
+
+def test_records_of_other_weights_are_left_out(tmp_path: Path) -> None:
+    """What was measured before a run went on, or on another run, is not shown as the checkpoint that is there."""
+    trained = train(tmp_path, epochs=1, train_on="all")
+    data = digits(10, "test")
+
+    def evaluate(model: nn.Module, checkpoint: str | None) -> None:
+        carry_out(Study(tmp_path, Subject(model, "it", checkpoint), data, 360, Linf(0.1)), ["fgsm"])
+
+    evaluate(net(seed=5), "last")
+    run = read_run(tmp_path)
+    assert run.evaluations == []
+    assert [remark.partition(" (")[0] for remark in run.remarks] == [
+        "1 record is left out, being of other weights"
+    ]
+    assert "than the last checkpoint that is there now: evaluate again." in run.remarks[0]
+    evaluate(net(seed=6), None)  # a file's, into this folder
+    evaluate(net(seed=7), "best")  # of which there is none
+    evaluate(trained.model, "last")
+    run = read_run(tmp_path)
+    (one,) = run.evaluations
+    assert one.record["weights_sha256"] == weights_sha256(trained.model)
+    assert len(run.remarks) == 3
+    assert any("best checkpoint" in remark and "not there any more" in remark for remark in run.remarks)
+    shutil.rmtree(tmp_path / "checkpoints")  # nothing to compare with
+    assert len(read_run(tmp_path).evaluations) == 3
+
+
+def test_packed_weights_are_compared_as_they_are_evaluated(tmp_path: Path) -> None:
+    """Weights packed in half precision are what was evaluated: records of the trained ones are not of them."""
+    write_config(tmp_path)
+    model = net(seed=3)
+    pack(model, tmp_path / "weights", "last")
+    write_fake(tmp_path, Fake(weights=3))
+    assert read_run(tmp_path).evaluations == []
+    study = Study(tmp_path, Subject(load(tmp_path), "it", "last"), digits(10, "test"), 360, Linf(0.1))
+    carry_out(study, ["fgsm"])
+    (one,) = read_run(tmp_path).evaluations
+    assert one.outcome.n == 10
+
+
+def test_damaged_weights_say_nothing(tmp_path: Path) -> None:
+    """Records stay where the weights beside them cannot be read."""
+    train(tmp_path, epochs=1)
+    write_fake(tmp_path, Fake(weights=3))
+    next(tmp_path.glob("checkpoints/0*/weights.safetensors")).write_bytes(b"torn")
+    assert len(read_run(tmp_path).evaluations) == 1
 
 
 def test_larger_sample_replaces_smaller(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Comparisons of run directories: which records are put side by side, and what is said of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from fsrobust.attacks import Linf
 from fsrobust.evaluate.compare import Contrast, SeedsContrast
 from fsrobust.evaluate.stats import Paired
 from fsrobust.report.versus import versus, versus_text
+from fsrobust.train.packing import pack
 from fsrobust.types import InputError
 from tests.report.builder import Fake, write_fake, write_run
+from tests.runs import net
 
 STRONGER = {"fgsm": "1" * 3 + "0" * 17, "pgd20": "0" * 18 + "11"}
 """Fooled last under fgsm and pgd20: of 20 samples three by the first, two by the second."""
@@ -151,3 +154,16 @@ def test_seeds_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert "+20.0 ± 5.0" in text
     with pytest.raises(InputError, match="got 3 and 2"):
         versus(sides[0], sides[1][:2])
+
+
+def test_records_of_other_weights_are_not_compared(tmp_path: Path) -> None:
+    """A run that went on after it was evaluated is refused with the reason; the remarks of others are passed on."""
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", weaker())
+    pack(net(seed=9), a / "weights", "last")
+    with pytest.raises(
+        InputError, match=r"none \(4 records are left out, being of other weights .*run: fsrobust evaluate"
+    ):
+        versus([a], [b])
+    shutil.rmtree(a / "weights")
+    write_fake(a, Fake(weights=2, created="2026-03-01T00:00:00+00:00"))
+    assert any(note.startswith(f"{a}: 1 of 2 evaluations") for note in versus([a], [b]).notes)

@@ -60,7 +60,7 @@ def build_page(who: Cast, tables: Sequence[TablePart] = ()) -> Page:
         title=_title(who),
         subtitle=_subtitle(entries),
         summary=ahead.summary(entries)
-        or ["None of these runs has been evaluated yet: there is no number to show."],
+        or ["No evaluation of these runs' weights is on record: there is no number to show."],
         tiles=[_tile(entry) for entry in entries],
         table=table,
         published=_sources(entries),

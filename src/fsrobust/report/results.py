@@ -1,4 +1,4 @@
-"""Read a run or audit directory into one frozen value; no model is loaded, nothing is run."""
+"""Read a run or audit directory into one frozen value; no model is run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fsrobust.evaluate import read_records
 from fsrobust.records import Metrics, read_config
 from fsrobust.report.evaluations import Evaluation, Record, read_evaluation
-from fsrobust.report.weights import count_parameters
+from fsrobust.report.weights import count_parameters, of_these_weights
 from fsrobust.types import InputError
 
 
@@ -65,6 +65,7 @@ def read_run(folder: Path | str) -> RunResults:
         )
     config = read_config(folder) if has_run else None
     metrics = Metrics(folder / "metrics.jsonl")
+    records, others = of_these_weights(folder, records)
     evaluations, remarks = _evaluations(folder, records)
     return RunResults(
         folder=folder,
@@ -75,6 +76,7 @@ def read_run(folder: Path | str) -> RunResults:
         remarks=[
             *(f"Epochs are left out: {why}" for why in (metrics.damage(),) if why),
             *(f"A record is left out: {why}" for why in damaged),
+            *others,
             *remarks,
         ],
     )

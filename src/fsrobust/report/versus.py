@@ -61,6 +61,7 @@ def versus(side_a: Sequence[Path], side_b: Sequence[Path], *, checkpoint: str = 
     setting, notes = _common(runs, offers)
     evaluations, remarks = _same_samples([offer[setting] for offer in offers])
     names = [_name(run, one) for run, one in zip(runs, evaluations, strict=True)]
+    remarks += [f"{run.folder}: {remark}" for run in runs for remark in run.remarks]
     outcomes, k = [one.outcome for one in evaluations], len(side_a)
     for side in (evaluations[:k], evaluations[k:]):
         if len({one.record["weights_sha256"] for one in side}) < len(side):
@@ -81,8 +82,9 @@ def _offers(run: RunResults, checkpoint: str) -> dict[Setting, list[Evaluation]]
             setting = Setting(data["name"], data["split"], data["of"], one.norm, one.eps)
             found.setdefault(setting, []).append(one)
     if not found:
+        because = f" ({' '.join(run.remarks)})" if run.remarks else ""
         raise InputError(
-            f'Expected records of the {checkpoint} checkpoint in "{run.folder}", but there are none; '
+            f'Expected records of the {checkpoint} checkpoint in "{run.folder}", but there are none{because}; '
             f"run: fsrobust evaluate {run.folder} --checkpoint {checkpoint}"
         )
     return found
