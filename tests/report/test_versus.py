@@ -45,7 +45,11 @@ def test_two_runs_are_compared_by_their_records(tmp_path: Path) -> None:
         assert part in text
     assert "two checkpoints" in text
     assert "cw, pgd100" in text  # what B never met
+    assert [
+        line.split()[0] for line in text.splitlines() if line.startswith(("All attacks", "Ensemble"))
+    ] == 2 * ["All"]
     summary = json.loads(json.dumps(made.summary()))
+    assert {row["name"] for row in summary["rows"]} == {"natural", "fgsm", "pgd20", "all"}
     assert summary["setting"]["eps"] == "8/255"
     assert len(summary["rows"]) == 8
 
@@ -161,7 +165,7 @@ def test_records_of_other_weights_are_not_compared(tmp_path: Path) -> None:
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", weaker())
     pack(net(seed=9), a / "weights", "last")
     with pytest.raises(
-        InputError, match=r"none \(4 records are left out, being of other weights .*run: fsrobust evaluate"
+        InputError, match=r"none \(5 records are left out, being of other weights .*run: fsrobust evaluate"
     ):
         versus([a], [b])
     shutil.rmtree(a / "weights")

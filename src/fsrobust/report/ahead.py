@@ -1,13 +1,15 @@
 """Who withstands more, in words: what the images show of one model against another, and what they leave open."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from fsrobust.evaluate.aligned import only, shared
 from fsrobust.evaluate.compare import ALPHA, p_text
 from fsrobust.evaluate.stats import Duel, duels
 from fsrobust.report.entries import Entry, comparable
-from fsrobust.report.tables import Cell, percent, signed, standing, worst_case
+from fsrobust.report.tables import TITLES, Cell, percent, signed, standing, worst_case
 from fsrobust.report.words import SPACE, ball_in_words, count, listed, sample_in_words, share
 
 
@@ -15,20 +17,52 @@ def summary(entries: Sequence[Entry]) -> list[str]:
     """Return the story of a page in a few sentences: what was tried, what withstood it, what differs."""
     sentences = []
     for group in comparable(entries):
-        first = group[0].evaluation
-        ranked = sorted(group, key=lambda entry: -worst_case(entry.evaluation.outcome).accuracy)
-        cells = [worst_case(entry.evaluation.outcome) for entry in ranked]
-        sample, ball = sample_in_words(first.record), ball_in_words(first.norm, first.eps)
         if len(group) == 1:
-            sentences.append(_alone(ranked[0], cells[0], sample, ball))
+            sentences.append(_alone(group[0], *_setting(group[0])))
         else:
-            sentences.append(_together(ranked, cells, sample, ball))
-            sentences += _differences(ranked, cells)
+            sentences += _compared(*on_equal_terms(group))
     return sentences
 
 
-def _alone(entry: Entry, cell: Cell, sample: str, ball: str) -> str:
+def on_equal_terms(group: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Return entries as if they had met no attacks but those that all of them met, and the titles of the others.
+
+    Who met fewer attacks would else look the better for it.
+    """
+    met, others = shared([entry.evaluation.outcome for entry in group])
+    equal = [
+        replace(entry, evaluation=replace(entry.evaluation, outcome=only(entry.evaluation.outcome, met)))
+        for entry in group
+    ]
+    return equal, [TITLES.get(name, name) for name in others]
+
+
+def _setting(entry: Entry) -> tuple[str, str]:
+    one = entry.evaluation
+    return sample_in_words(one.record), ball_in_words(one.norm, one.eps)
+
+
+def _compared(group: Sequence[Entry], others: Sequence[str]) -> list[str]:
+    sample, ball = _setting(group[0])
+    if not group[0].evaluation.outcome.attacks:
+        return [
+            f"All were shown the same {sample}, but no attack is on record for all of them: nothing says which one "
+            "withstands more."
+        ]
+    ranked = sorted(group, key=lambda entry: -worst_case(entry.evaluation.outcome).accuracy)
+    cells = [worst_case(entry.evaluation.outcome) for entry in ranked]
+    sentences = [_together(ranked, cells, sample, ball), *_differences(ranked, cells)]
+    if others:
+        sentences.append(
+            f"This is by the attacks that all of them met, without {listed(others)}. The large numbers below count "
+            "whatever a model met: they do not compare."
+        )
+    return sentences
+
+
+def _alone(entry: Entry, sample: str, ball: str) -> str:
     outcome = entry.evaluation.outcome
+    cell = worst_case(outcome)
     clean = share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n)
     return (
         f"Of {sample}, {share(cell.accuracy, cell.interval, cell.n)} are still classified correctly by "
@@ -46,10 +80,11 @@ def _together(ranked: Sequence[Entry], cells: Sequence[Cell], sample: str, ball:
         clean.append(share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n))
     what = "these shares are" if few else f"from {robust[-1]} to {robust[0]} are"
     start = f"All were shown the same {sample}. When {ball}, {what} still classified correctly, whatever the "
+    start += "attacks that all of them met tried"
     if not few:
-        return f"{start}attacks below tried."
+        return f"{start}."
     order = "Without an attack it is, in the same order, "
-    return f"{start}attacks below tried: {listed(robust)}. {order}{listed(clean)}."
+    return f"{start}: {listed(robust)}. {order}{listed(clean)}."
 
 
 def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
