@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from fsrobust.attacks import Linf
 from fsrobust.evaluate import wilson
 from fsrobust.report.ahead import summary
 from fsrobust.report.entries import Entry, cast
@@ -12,7 +13,7 @@ from fsrobust.report.rungs import rungs
 from fsrobust.report.versus import versus
 from fsrobust.report.winners import contests
 from fsrobust.report.words import SPACE
-from tests.report.builder import Fake, write_run
+from tests.report.builder import Fake, write_fake, write_run
 
 
 def write(folder: Path, fooled: Mapping[str, str]) -> list[Path]:
@@ -134,3 +135,14 @@ def test_without_a_common_attack_nothing_is_decided(tmp_path: Path) -> None:
     assert "McNemar" not in text
     (contest,) = contests(rows)
     assert [one.column for one in contest.winners] == ["natural"]
+
+
+def test_a_model_in_two_balls_keeps_its_name(tmp_path: Path) -> None:
+    """A sentence names the model, not its ball alone."""
+    folder = write_run(tmp_path, Fake(), title="Digits, AT")
+    write_fake(folder, Fake(ball=Linf(4 / 255)))
+    write_fake(folder, Fake(checkpoint="best", weights=1))
+    text = said(*entries([folder]))
+    assert "are still classified correctly by Digits, AT (last checkpoint, L∞ 4/255) when" in text
+    assert "by Digits, AT (best checkpoint)" in text
+    assert "than Digits, AT (" in text

@@ -13,11 +13,13 @@ from fsrobust.evaluate import Study, Subject, carry_out
 from fsrobust.evaluate import curves as curves
 from fsrobust.evaluate.identity import weights_sha256
 from fsrobust.report import read_run
+from fsrobust.report.entries import cast
+from fsrobust.report.facts import training_facts
 from fsrobust.train import load
 from fsrobust.train.packing import pack
 from fsrobust.types import InputError
 from tests.report.builder import PUBLISHED, Fake, write_config, write_fake, write_run
-from tests.runs import digits, net, train
+from tests.runs import at, digits, net, train
 
 
 def test_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +43,8 @@ def test_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluation.masks.position == "layer3"
     np.testing.assert_array_equal(evaluation.galleries["fgsm"].images, data.images.numpy())
     assert run.remarks == []
+    # trained from Python: the objective goes by its repr
+    assert dict(training_facts(run))["Objective"] == repr(at())
 
 
 def test_empty_directory(tmp_path: Path) -> None:
@@ -48,6 +52,16 @@ def test_empty_directory(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="neither"):
             read_run(folder)
+
+
+def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
+    """Whoever names the folder that runs are in is told what is in it."""
+    write_config(tmp_path / "a run")
+    write_fake(tmp_path / "audit", Fake())
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="neither; name what is inside: ") as refused:
+        read_run(tmp_path)
+    assert str(refused.value).endswith(f"inside: '{tmp_path / 'a run'}' {tmp_path / 'audit'}")
 
 
 def test_run_without_evaluation(tmp_path: Path) -> None:
@@ -62,6 +76,34 @@ def test_audit_has_no_config(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert run.config is None
     assert run.title == "pkg:factory"
+
+
+def test_an_audit_of_a_run_says_where_it_is(tmp_path: Path) -> None:
+    """Records of a run that were made with another --out are not taken for those in the run."""
+    runs = [write_run(tmp_path / "at", title="AT"), tmp_path / "elsewhere", tmp_path / "at 2"]
+    for folder in runs[1:]:
+        write_fake(folder, Fake(), source="at")
+    labels = [entry.label for entry in cast([read_run(run) for run in runs]).entries]
+    assert labels == ["AT", "at (evaluated in elsewhere)", "at (evaluated in at 2)"]
+
+
+def test_other_weights_in_an_audit_are_another_model(tmp_path: Path) -> None:
+    """Two files of one name in one folder are told apart by their digests; two of other names by these."""
+    for weights in (1, 2):
+        write_fake(tmp_path / "one", Fake(checkpoint=None, weights=weights), source="weights.safetensors")
+        write_fake(tmp_path / "two", Fake(checkpoint=None, weights=weights), source=f"w{weights}.pth")
+    write_fake(
+        tmp_path / "one", Fake(checkpoint=None, weights=1, ball=Linf(0.1)), source="weights.safetensors"
+    )
+    one, two = read_run(tmp_path / "one"), read_run(tmp_path / "two")
+    first, second = (weights_sha256(net(seed=seed))[:8] for seed in (1, 2))
+    assert one.remarks == []
+    assert {entry.label for entry in cast([one]).entries} == {
+        f"weights {first}, L∞ 8/255",
+        f"weights {first}, L∞ 0.1",
+        f"weights {second}",
+    }
+    assert {entry.name for entry in cast([two]).entries} == {"two (w1.pth)", "two (w2.pth)"}
 
 
 def test_checkpoints_and_balls_stay_apart(tmp_path: Path) -> None:
@@ -88,7 +130,7 @@ def test_newer_weights_replace_older(tmp_path: Path) -> None:
     (evaluation,) = run.evaluations
     assert evaluation.record["created"].startswith("2026-03")
     assert run.remarks
-    assert "1 of 2 evaluations are not shown" in run.remarks[0]
+    assert run.remarks[0] == "1 of 2 evaluations are not shown: of earlier weights of the same checkpoint."
 
 
 def test_records_of_other_weights_are_left_out(tmp_path: Path) -> None:

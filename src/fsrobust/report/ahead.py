@@ -66,7 +66,7 @@ def _alone(entry: Entry, sample: str, ball: str) -> str:
     clean = share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n)
     return (
         f"Of {sample}, {share(cell.accuracy, cell.interval, cell.n)} are still classified correctly by "
-        f"{entry.label} when {ball}, whatever the attacks below tried; without an attack it is {clean}."
+        f"{entry.name} when {ball}, whatever the attacks below tried; without an attack it is {clean}."
     )
 
 
@@ -76,7 +76,7 @@ def _together(ranked: Sequence[Entry], cells: Sequence[Cell], sample: str, ball:
     robust, clean = [], []
     for entry, cell in zip(ranked, cells, strict=True):
         outcome = entry.evaluation.outcome
-        robust.append(f"{share(cell.accuracy, cell.interval, cell.n)} by {entry.label}")
+        robust.append(f"{share(cell.accuracy, cell.interval, cell.n)} by {entry.name}")
         clean.append(share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n))
     what = "these shares are" if few else f"from {robust[-1]} to {robust[0]} are"
     start = f"All were shown the same {sample}. When {ball}, {what} still classified correctly, whatever the "
@@ -92,8 +92,8 @@ def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
     if not same_images(ranked):
         return _by_intervals(ranked, cells)
     fought = duels([[standing(entry.evaluation.outcome) for entry in ranked]])[0]
-    best, images = ranked[0].label, f"{count(cells[0].n)} images"
-    leads = {entry.label: fought[0, place] for place, entry in enumerate(ranked) if place}
+    best, images = ranked[0].name, f"{count(cells[0].n)} images"
+    leads = {entry.name: fought[0, place] for place, entry in enumerate(ranked) if place}
     ahead = {label: duel for label, duel in leads.items() if duel.adjusted_p <= ALPHA}
     level = {label: duel for label, duel in leads.items() if duel.adjusted_p > ALPHA}
     holm = f" (Holm's adjustment for {len(fought)} pairs)" if len(fought) > 1 else ""
@@ -149,14 +149,14 @@ def _by_intervals(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
     """Return what the entries' own intervals say where the images are not the same."""
     best, top = ranked[0], cells[0].interval
     others = list(zip(ranked[1:], cells[1:], strict=True))
-    below = [entry.label for entry, cell in others if cell.interval.high < top.low]
-    unclear = [entry.label for entry, cell in others if cell.interval.high >= top.low]
+    below = [entry.name for entry, cell in others if cell.interval.high < top.low]
+    unclear = [entry.name for entry, cell in others if cell.interval.high >= top.low]
     sentences = []
     if unclear:
         sentences.append(
-            f"These {count(cells[0].n)} images alone do not show that {best.label} withstands more "
+            f"These {count(cells[0].n)} images alone do not show that {best.name} withstands more "
             f"than {listed(unclear)}: the intervals overlap."
         )
     if below:
-        sentences.append(f"{best.label} withstands more than {listed(below)}: the intervals do not overlap.")
+        sentences.append(f"{best.name} withstands more than {listed(below)}: the intervals do not overlap.")
     return sentences

@@ -12,9 +12,13 @@ from fsrobust.report.results import RunResults
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """An evaluation under a label that no other one on the page has."""
+    """An evaluation under a label that no other one on the page has; ``name`` is it as a sentence wants it.
+
+    On a page of one run, whose title all labels leave out, the name has both.
+    """
 
     label: str
+    name: str
     run: RunResults
     evaluation: Evaluation
     style: Style
@@ -37,8 +41,17 @@ def _training_seed(pair: _Pair) -> str:
     return f"seed {train['seed']}" if "seed" in train else ""
 
 
+def _source(pair: _Pair) -> str:
+    """Return what was evaluated, where the folder is of nothing in particular."""
+    return str(pair[1].record["source"]) if pair[1] and pair[0].config is None else ""
+
+
 def _checkpoint(pair: _Pair) -> str:
     return f"{pair[1].checkpoint} checkpoint" if pair[1] and pair[1].checkpoint else ""
+
+
+def _weights(pair: _Pair) -> str:
+    return f"weights {pair[1].record['weights_sha256'][:8]}" if pair[1] else ""
 
 
 def _ball(pair: _Pair) -> str:
@@ -59,7 +72,9 @@ def _evaluation_seed(pair: _Pair) -> str:
 
 _TRAITS: Final[tuple[Callable[[_Pair], str], ...]] = (
     _training_seed,
+    _source,
     _checkpoint,
+    _weights,
     _ball,
     _data,
     _samples,
@@ -87,7 +102,8 @@ def cast(runs: Sequence[RunResults]) -> Cast:
     names = [common] if alone else _names_of_runs(runs, common)
     for place, ((run, evaluation), label) in enumerate(zip(pairs, labels, strict=True)):
         if evaluation is not None:
-            entries.append(Entry(label, run, evaluation, style(place)))
+            name = f"{common} ({label})" if alone else label
+            entries.append(Entry(label, name, run, evaluation, style(place)))
         if id(run) not in met:
             met.add(id(run))
             shown.append((run, label if len(run.evaluations) == 1 else names[len(shown)], style(place)))

@@ -1,5 +1,7 @@
 """Read a run or audit directory into one frozen value; no model is run."""
 
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,17 @@ class RunResults:
 
     @property
     def title(self) -> str:
-        """What the run calls itself, else what was evaluated, else the folder's name."""
+        """What the run calls itself, else the one thing that was evaluated, else the folder's name."""
+        folder = self.folder.resolve().name
         if self.config and self.config.get("title"):
             return str(self.config["title"])
-        if self.evaluations and self.config is None:
-            return str(self.evaluations[0].record["source"])
-        return self.folder.resolve().name
+        sources = {str(one.record["source"]) for one in self.evaluations}
+        if len(sources) != 1 or self.config is not None:
+            return folder
+        (source,) = sources
+        # of a run that may be on the page itself
+        of_a_run = self.evaluations[0].checkpoint is not None and source != folder
+        return f"{source} (evaluated in {folder})" if of_a_run else source
 
     def published(self, evaluation: Evaluation) -> dict[str, float]:
         """Return published accuracies (%) by attack, {} where they are not of this data and ball."""
@@ -59,14 +66,19 @@ def read_run(folder: Path | str) -> RunResults:
     if not has_run and not any(record["kind"] == "attack" for record in records):
         if damaged:
             raise InputError(f"{damaged[0]}; evaluate again")
+        inside = sorted(str(place) for place in folder.glob("*") if _holds_something(place))
+        hint = (
+            f"name what is inside: {' '.join(map(shlex.quote, inside))}"
+            if inside
+            else "run train or evaluate first"
+        )
         raise InputError(
-            f'Expected a run directory or records of an evaluation in "{folder}", but there are neither; '
-            "run train or evaluate first"
+            f'Expected a run directory or records of an evaluation in "{folder}", but there are neither; {hint}'
         )
     config = read_config(folder) if has_run else None
     metrics = Metrics(folder / "metrics.jsonl")
     records, others = of_these_weights(folder, records)
-    evaluations, remarks = _evaluations(folder, records)
+    evaluations, remarks = _evaluations(folder, records, run=has_run)
     return RunResults(
         folder=folder,
         config=config,
@@ -80,6 +92,10 @@ def read_run(folder: Path | str) -> RunResults:
             *remarks,
         ],
     )
+
+
+def _holds_something(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or any(folder.glob("eval/*/record.json"))
 
 
 class _Place(NamedTuple):
@@ -99,7 +115,7 @@ def _place(record: Record) -> _Place:
     return _Place(checkpoint, ball["norm"], ball["eps"], data["name"], data["split"], record["seed"])
 
 
-def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluation], list[str]]:
+def _evaluations(folder: Path, records: Iterable[Record], *, run: bool) -> tuple[list[Evaluation], list[str]]:
     """Return the evaluations worth showing, and sentences on the others."""
     groups: dict[tuple[_Place, str, str], list[Record]] = {}
     diagnoses: list[Record] = []
@@ -116,13 +132,10 @@ def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluati
             found.append(read_evaluation(folder, group, _diagnosis(group[0], diagnoses), remarks))
         except InputError as error:
             remarks.append(f"An evaluation is left out: {error}")
-    shown = [one for one in found if not any(_replaces(other, one) for other in found)]
-    if len(shown) < len(found):
-        remarks.append(
-            f"{len(found) - len(shown)} of {len(found)} evaluations are not shown: they are of earlier "
-            "weights of the same checkpoint, or a larger one covers them."
-        )
-    return shown, remarks
+    reasons = [next(filter(None, (_replaced(one, other, run=run) for other in found)), None) for one in found]
+    for reason, count in Counter(filter(None, reasons)).items():
+        remarks.append(f"{count} of {len(found)} evaluations are not shown: {reason}.")
+    return [one for one, reason in zip(found, reasons, strict=True) if reason is None], remarks
 
 
 def _order(evaluation: Evaluation, config: Record | None) -> tuple[object, ...]:
@@ -133,14 +146,19 @@ def _order(evaluation: Evaluation, config: Record | None) -> tuple[object, ...]:
     return order, foreign, evaluation.norm, len(evaluation.eps), evaluation.eps, -evaluation.outcome.n
 
 
-def _replaces(other: Evaluation, one: Evaluation) -> bool:
-    """Return whether ``other`` makes ``one`` superfluous: of newer weights, or covering all of it."""
+def _replaced(one: Evaluation, other: Evaluation, *, run: bool) -> str | None:
+    """Return why ``other`` makes ``one`` superfluous, None if it does not.
+
+    Only a ``run`` has earlier weights of a checkpoint: elsewhere, other weights are another model.
+    """
     new, old = other.record, one.record
     if other is one or _place(new) != _place(old):
-        return False
+        return None
     if new["weights_sha256"] != old["weights_sha256"]:
-        return bool(new["created"] > old["created"])
-    return set(other.records) >= set(one.records) and other.outcome.n > one.outcome.n
+        earlier = run and one.checkpoint is not None and new["created"] > old["created"]
+        return "of earlier weights of the same checkpoint" if earlier else None
+    covered = set(other.records) >= set(one.records) and other.outcome.n > one.outcome.n
+    return "covered by a larger one" if covered else None
 
 
 def _diagnosis(record: Record, diagnoses: Iterable[Record]) -> Record | None:

@@ -122,7 +122,8 @@ def _same_samples(choices: Sequence[Sequence[Evaluation]]) -> tuple[list[Evaluat
 
 def _name(run: RunResults, one: Evaluation) -> str:
     checkpoint = f", {one.checkpoint} checkpoint" if one.checkpoint else ""
-    return f"{run.title} ({run.folder}{checkpoint})"
+    title = run.title if run.config is not None else one.record["source"]
+    return f"{title} ({run.folder}{checkpoint})"
 
 
 def versus_text(made: Versus) -> str:
