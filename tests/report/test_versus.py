@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fsrobust.attacks import Linf
 from fsrobust.evaluate.compare import Contrast, SeedsContrast
+from fsrobust.evaluate.identity import weights_sha256
 from fsrobust.evaluate.stats import Paired
 from fsrobust.report.versus import versus, versus_text
 from fsrobust.train.packing import pack
@@ -170,4 +172,29 @@ def test_records_of_other_weights_are_not_compared(tmp_path: Path) -> None:
         versus([a], [b])
     shutil.rmtree(a / "weights")
     write_fake(a, Fake(weights=2, created="2026-03-01T00:00:00+00:00"))
-    assert any(note.startswith(f"{a}: 1 of 2 evaluations") for note in versus([a], [b]).notes)
+    for gallery in b.glob("eval/*/gallery.npz"):  # no number is another one for the want of it
+        gallery.unlink()
+    notes = versus([a], [b]).notes
+    assert [note.partition(" are")[0] for note in notes] == [f"{a}: 1 of 2 evaluations"]
+
+
+def test_attacks_on_other_samples_are_named(tmp_path: Path) -> None:
+    """What both sides met on fewer samples is not compared, but said, with how to see it; what one met is not."""
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", weaker())
+    few = Fake(natural="1" * 5, fooled_any={})
+    write_fake(a, replace(few, fooled_last={"pgd10": "10000", "di-fgsm": "10000"}))
+    assert not any("Also on record" in note for note in versus([a], [b]).notes)
+    write_fake(b, replace(few, fooled_last={"pgd10": "11000", "fgsm": "00000"}, weights=1))
+    made = versus([a], [b])
+    assert made.comparison.n == 20
+    assert f"Also on record, on 5 samples: PGD-10; compared by: fsrobust report {a} {b}" in made.notes
+
+
+def test_other_weights_in_an_audit_are_named(tmp_path: Path) -> None:
+    """Of several models in one folder one is compared, and which ones are not is said."""
+    a, b = tmp_path / "audit", write_run(tmp_path / "b", weaker())
+    for weights in (3, 4):
+        write_fake(a, Fake(checkpoint=None, weights=weights), source=f"w{weights}.pth")
+    made = versus([a], [b])
+    assert made.a == [f"w3.pth ({a})"]
+    assert f"{a} also holds records of other weights: {weights_sha256(net(seed=4))[:8]}." in made.notes

@@ -18,7 +18,8 @@ from fsrobust.types import InputError
 class RunResults:
     """A directory as found: ``config`` is None for an audit, ``evaluations`` empty for a run never attacked.
 
-    ``remarks`` are sentences on what was passed over. ``parameters`` counts those of the last checkpoint.
+    ``remarks`` are sentences on what was passed over, ``on_verdicts`` those of them that numbers may change by.
+    ``parameters`` counts those of the last checkpoint.
     """
 
     folder: Path
@@ -27,6 +28,7 @@ class RunResults:
     evaluations: Sequence[Evaluation]
     parameters: int | None
     remarks: Sequence[str]
+    on_verdicts: Sequence[str]
 
     @property
     def title(self) -> str:
@@ -78,7 +80,9 @@ def read_run(folder: Path | str) -> RunResults:
     config = read_config(folder) if has_run else None
     metrics = Metrics(folder / "metrics.jsonl")
     records, others = of_these_weights(folder, records)
-    evaluations, remarks = _evaluations(folder, records, run=has_run)
+    details: list[str] = []
+    evaluations, replaced = _evaluations(folder, records, details, run=has_run)
+    on_verdicts = [*(f"A record is left out: {why}" for why in damaged), *others, *replaced]
     return RunResults(
         folder=folder,
         config=config,
@@ -87,10 +91,10 @@ def read_run(folder: Path | str) -> RunResults:
         parameters=count_parameters(folder),
         remarks=[
             *(f"Epochs are left out: {why}" for why in (metrics.damage(),) if why),
-            *(f"A record is left out: {why}" for why in damaged),
-            *others,
-            *remarks,
+            *on_verdicts,
+            *details,
         ],
+        on_verdicts=on_verdicts,
     )
 
 
@@ -115,8 +119,10 @@ def _place(record: Record) -> _Place:
     return _Place(checkpoint, ball["norm"], ball["eps"], data["name"], data["split"], record["seed"])
 
 
-def _evaluations(folder: Path, records: Iterable[Record], *, run: bool) -> tuple[list[Evaluation], list[str]]:
-    """Return the evaluations worth showing, and sentences on the others."""
+def _evaluations(
+    folder: Path, records: Iterable[Record], details: list[str], *, run: bool
+) -> tuple[list[Evaluation], list[str]]:
+    """Return the evaluations worth showing, and sentences on the others; ``details`` gets those on parts of one."""
     groups: dict[tuple[_Place, str, str], list[Record]] = {}
     diagnoses: list[Record] = []
     for record in records:
@@ -129,7 +135,7 @@ def _evaluations(folder: Path, records: Iterable[Record], *, run: bool) -> tuple
     remarks: list[str] = []
     for group in groups.values():
         try:
-            found.append(read_evaluation(folder, group, _diagnosis(group[0], diagnoses), remarks))
+            found.append(read_evaluation(folder, group, _diagnosis(group[0], diagnoses), details))
         except InputError as error:
             remarks.append(f"An evaluation is left out: {error}")
     reasons = [next(filter(None, (_replaced(one, other, run=run) for other in found)), None) for one in found]
