@@ -126,14 +126,12 @@ def test_the_ensemble_is_of_the_four_and_all_is_of_all() -> None:
         four: ["ensemble"],
         (*four, "square"): ["ensemble", "all"],
     }.items():
-        sides = [outcome(seed=seed, robust=0.9, attacks=attacks) for seed in (0, 1)]
-        made = compare(*sides)
+        a, b = (outcome(seed=seed, robust=0.9, attacks=attacks) for seed in (0, 1))
+        made = compare(a, b)
         assert [r.name for r in made.rows if r.count == "strict"] == ["natural", *attacks, *together]
-        shares = {name: row(*sides, name).a for name in together}
-        assert shares.get("ensemble", 0.0) == (
-            sides[0].ensemble(four, strict=True) if four[-1] in attacks else 0.0
-        )
-        assert shares.get("all", sides[0].ensemble(strict=True)) == sides[0].ensemble(strict=True)
+        shares = {name: row(a, b, name).a for name in together}
+        assert shares.get("ensemble", 0.0) == (a.ensemble(four, strict=True) if four[-1] in attacks else 0.0)
+        assert shares.get("all", a.ensemble(strict=True)) == a.ensemble(strict=True)
         assert "all attacks together" in made.sentence
 
 

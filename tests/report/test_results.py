@@ -87,6 +87,14 @@ def test_an_audit_of_a_run_says_where_it_is(tmp_path: Path) -> None:
     assert labels == ["AT", "at (evaluated in elsewhere)", "at (evaluated in at 2)"]
 
 
+def test_runs_of_one_title_go_by_their_folders(tmp_path: Path) -> None:
+    """Each evaluation of theirs says whose it is, also where its ball alone would tell it apart."""
+    runs = [write_run(tmp_path / name, Fake(weights=k)) for k, name in enumerate(("a", "b"))]
+    write_fake(runs[1], Fake(weights=1, ball=Linf(0.1)))
+    labels = [entry.label for entry in cast([read_run(run) for run in runs]).entries]
+    assert labels == [f"CIFAR-10, AT, {rest}" for rest in ("a", "b, L∞ 8/255", "b, L∞ 0.1")]
+
+
 def test_other_weights_in_an_audit_are_another_model(tmp_path: Path) -> None:
     """Two files of one name in one folder are told apart by their digests; two of other names by these."""
     for weights in (1, 2):

@@ -71,11 +71,11 @@ def shared(outcomes: Sequence[Outcome]) -> tuple[list[str], list[str]]:
 
 def only(outcome: Outcome, names: Sequence[str]) -> Outcome:
     """Return an outcome as if no other attacks than these had been run."""
-    parts = {
-        part: {name: getattr(outcome, part)[name] for name in names}
-        for part in ("attacked", "fooled_last", "fooled")
-    }
-    return replace(outcome, **parts)
+    attacked, last, fooled = (
+        {name: bits[name] for name in names}
+        for bits in (outcome.attacked, outcome.fooled_last, outcome.fooled)
+    )
+    return replace(outcome, attacked=attacked, fooled_last=last, fooled=fooled)
 
 
 def columns(outcomes: Sequence[Outcome]) -> tuple[list[Column], list[str]]:
