@@ -92,7 +92,7 @@ def test_runs_of_one_title_go_by_their_folders(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, Fake(weights=k)) for k, name in enumerate(("a", "b"))]
     write_fake(runs[1], Fake(weights=1, ball=Linf(0.1)))
     labels = [entry.label for entry in cast([read_run(run) for run in runs]).entries]
-    assert labels == [f"CIFAR-10, AT, {rest}" for rest in ("a", "b, L∞ 8/255", "b, L∞ 0.1")]
+    assert labels == [f"AT, {rest}" for rest in ("a", "b, L∞ 8/255", "b, L∞ 0.1")]
 
 
 def test_other_weights_in_an_audit_are_another_model(tmp_path: Path) -> None:
