@@ -168,6 +168,18 @@ def test_records_of_other_weights_are_left_out(tmp_path: Path) -> None:
     assert len(read_run(tmp_path).evaluations) == 3
 
 
+def test_a_record_goes_by_what_its_weights_are_now(tmp_path: Path) -> None:
+    """What was evaluated as the last checkpoint and is the best one now is not lost: it would not be run again."""
+    write_config(tmp_path)
+    for name, seed in {"last": 1, "best": 2}.items():
+        pack(net(seed=seed), tmp_path / "weights", name)
+    subject = Subject(load(tmp_path, checkpoint="best"), "it", "last")
+    carry_out(Study(tmp_path, subject, digits(10, "test"), 360, Linf(0.1)), ["fgsm"])
+    run = read_run(tmp_path)
+    assert [one.checkpoint for one in run.evaluations] == ["best"]
+    assert run.remarks == []
+
+
 def test_packed_weights_are_compared_as_they_are_evaluated(tmp_path: Path) -> None:
     """Weights packed in half precision are what was evaluated: records of the trained ones are not of them."""
     write_config(tmp_path)

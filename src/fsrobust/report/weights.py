@@ -37,7 +37,8 @@ def of_these_weights(folder: Path, records: Iterable[Record]) -> tuple[list[Reco
     """Return the records that are not of other weights than the folder's, and sentences on the others.
 
     A run that went on after it was evaluated has such, and a folder with records from elsewhere. Where weights are
-    gone, damaged, or somebody's own network's, nothing can be told, and records stay.
+    gone, damaged, or somebody's own network's, nothing can be told, and records stay. Weights have one record, under
+    the name that they were first met by: what was the last checkpoint and is the best one now goes by "best".
     """
     there = _digests(folder)
     kept: list[Record] = []
@@ -47,6 +48,8 @@ def of_these_weights(folder: Path, records: Iterable[Record]) -> tuple[list[Reco
         known = {there[which]} if which in there else set(there.values()) if not which else set()
         if digest in known or UNKNOWN in known or not known:
             kept.append(record)
+        elif now := next((name for name, found in there.items() if found == digest), None):
+            kept.append(record | {"checkpoint": now})
         else:
             others[which, digest] += 1
     return kept, [_sentence(there, *other, count) for other, count in others.items()]
