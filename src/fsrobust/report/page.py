@@ -97,7 +97,7 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     """Return when, and with which version, the numbers were made."""
     records = [record for entry in entries for record in entry.evaluation.records.values()]
     if not records:
-        return "Not evaluated yet"
+        return "No evaluation on record"
     dates = sorted(record["created"][:10] for record in records)
     versions = sorted({str(record["provenance"].get("fsrobust")) for record in records})
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
