@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 
+from fsrobust.attacks import SUITES
 from fsrobust.evaluate import Outcome, compare, compare_seeds
 from fsrobust.evaluate.compare import CHECKPOINTS_ONLY, Contrast, SeedsContrast
 from fsrobust.evaluate.outcome import Bits
@@ -40,13 +41,13 @@ def row(a: Outcome, b: Outcome, name: str, count: str = "strict") -> Contrast:
 def right(one: Outcome, name: str, count: str) -> Bits:
     """Return who counts, by the outcome's own words."""
     strict = count == "strict"
-    if name == "ensemble":
+    if name == "all":
         return one.survivors(["fgsm", "pgd20"], strict=strict)
     return one.correct(name, strict=strict)
 
 
 @pytest.mark.parametrize("count", ["paper", "strict"])
-@pytest.mark.parametrize("name", ["natural", "fgsm", "pgd20", "ensemble"])
+@pytest.mark.parametrize("name", ["natural", "fgsm", "pgd20", "all"])
 def test_each_row_is_that_of_the_bits(name: str, count: str) -> None:
     """Accuracies, discordant counts and p are those of the outcomes' bits; p as statsmodels has it."""
     a, b = outcome(seed=0, robust=0.5), outcome(seed=1, robust=0.6)
@@ -115,6 +116,23 @@ def test_what_only_one_side_met_is_not_compared() -> None:
         ("fgsm", "strict"),
     ]
     assert any("paper count" in note and "partial" in note for note in made.notes)
+
+
+def test_the_ensemble_is_of_the_four_and_all_is_of_all() -> None:
+    """Only the paper's four make an ensemble; all together come once, whether they are the four or more."""
+    four = SUITES["whitebox"]
+    for attacks, together in {
+        ("fgsm", "pgd20"): ["all"],
+        four: ["ensemble"],
+        (*four, "square"): ["ensemble", "all"],
+    }.items():
+        a, b = (outcome(seed=seed, robust=0.9, attacks=attacks) for seed in (0, 1))
+        made = compare(a, b)
+        assert [r.name for r in made.rows if r.count == "strict"] == ["natural", *attacks, *together]
+        shares = {name: row(a, b, name).a for name in together}
+        assert shares.get("ensemble", 0.0) == (a.ensemble(four, strict=True) if four[-1] in attacks else 0.0)
+        assert shares.get("all", a.ensemble(strict=True)) == a.ensemble(strict=True)
+        assert "all attacks together" in made.sentence
 
 
 def test_a_comparison_is_plain_values() -> None:

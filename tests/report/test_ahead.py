@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from fsrobust.attacks import Linf
 from fsrobust.evaluate import wilson
 from fsrobust.report.ahead import summary
 from fsrobust.report.entries import Entry, cast
 from fsrobust.report.results import read_run
+from fsrobust.report.rungs import rungs
 from fsrobust.report.versus import versus
+from fsrobust.report.winners import contests
 from fsrobust.report.words import SPACE
-from tests.report.builder import Fake, write_run
+from tests.report.builder import Fake, write_fake, write_run
 
 
 def write(folder: Path, fooled: Mapping[str, str]) -> list[Path]:
@@ -93,3 +96,53 @@ def test_other_images_are_no_pairs(tmp_path: Path) -> None:
     outcome = replace(one.evaluation.outcome, ids=one.evaluation.outcome.ids + 1)
     text = said(replace(one, evaluation=replace(one.evaluation, outcome=outcome)), other)
     assert "do not show that FSR withstands more than AT: the intervals overlap." in text
+
+
+def fewer_and_more(folder: Path, fewer: Mapping[str, str]) -> list[Entry]:
+    """Return the rows of one network under two names, the first of which met fewer attacks."""
+    more = {"fgsm": "1" * 2 + "0" * 18, "apgd-ce": "1" * 12 + "0" * 8}
+    fakes = {"bold": Fake(fooled_last=fewer, fooled_any={}), "plain": Fake(fooled_last=more, fooled_any={})}
+    return entries([write_run(folder / name, fake, title=name) for name, fake in fakes.items()])
+
+
+def test_nobody_is_ahead_for_having_met_fewer_attacks(tmp_path: Path) -> None:
+    """The same network is level with itself by what both met, and it is said what was left out."""
+    rows = fewer_and_more(tmp_path, {"fgsm": "1" * 2 + "0" * 18})
+    text = said(*rows)
+    assert (
+        "whatever the attacks that all of them met tried: 85 % (64–95 %) by bold and 85 % (64–95 %) by plain"
+        in text
+    )
+    assert "do not show that bold withstands more than plain (by 0.0 points" in text
+    assert "without APGD-CE" in text
+    assert "they do not compare" in text
+    (contest,) = contests(rows)
+    assert {one.column: one.verdict for one in contest.winners} == dict.fromkeys(
+        ("natural", "fgsm", "all"), "all are equal"
+    )
+    assert contest.left_out == ["APGD-CE"]
+    (table,) = rungs(rows)
+    against = {title: steps[1].against for title, steps in table.rows}
+    assert against["Worst of all"] is against["Strongest white box"] is None
+    assert against["No attack"] is not None
+
+
+def test_without_a_common_attack_nothing_is_decided(tmp_path: Path) -> None:
+    """Models that share no attack are not ranked by any."""
+    rows = fewer_and_more(tmp_path, {"cw": "0" * 20})
+    text = said(*rows)
+    assert "no attack is on record for all of them: nothing says which one withstands more" in text
+    assert "McNemar" not in text
+    (contest,) = contests(rows)
+    assert [one.column for one in contest.winners] == ["natural"]
+
+
+def test_a_model_in_two_balls_keeps_its_name(tmp_path: Path) -> None:
+    """A sentence names the model, not its ball alone."""
+    folder = write_run(tmp_path, Fake(), title="Digits, AT")
+    write_fake(folder, Fake(ball=Linf(4 / 255)))
+    write_fake(folder, Fake(checkpoint="best", weights=1))
+    text = said(*entries([folder]))
+    assert "are still classified correctly by Digits, AT (last checkpoint, L∞ 4/255) when" in text
+    assert "by Digits, AT (best checkpoint)" in text
+    assert "than Digits, AT (" in text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fsrobust.attacks import Linf
+from fsrobust.attacks import SUITES, Linf
 from fsrobust.evaluate import Interval
 from fsrobust.report import report
 from fsrobust.report.words import share
@@ -101,7 +101,7 @@ def test_summary_of_one_run(tmp_path: Path, out: Path) -> None:
 
 def test_summary_of_several_runs(tmp_path: Path, out: Path) -> None:
     """Runs on the same samples are ranked, and what the images do not show is said."""
-    weak = Fake(fooled_last={"fgsm": "1" * 20}, fooled_any={}, weights=1)
+    weak = Fake(fooled_last=dict.fromkeys(SUITES["whitebox"], "1" * 20), fooled_any={}, weights=1)
     runs = [
         write_run(tmp_path / "weak", weak, title="CIFAR-10, natural training"),
         write_run(tmp_path / "good", Fake(), title="CIFAR-10, AT"),
@@ -198,8 +198,8 @@ def test_last_and_best_are_rows(tmp_path: Path, out: Path) -> None:
     run = write_run(tmp_path / "a")
     write_fake(run, Fake(checkpoint="best", weights=1))
     text = page_of(run, out=out).text
-    assert "by last checkpoint and" in text
-    assert "by best checkpoint" in text
+    assert "by CIFAR-10, AT (last checkpoint)" in text
+    assert "by CIFAR-10, AT (best checkpoint)" in text
     assert "L∞, eps 8/255" in text
 
 
@@ -243,7 +243,7 @@ def test_run_without_evaluation(tmp_path: Path, out: Path) -> None:
     """A run that nobody attacked is shown, and no number is made up."""
     write_config(tmp_path / "a")
     text = page_of(tmp_path / "a", out=out).text
-    assert "None of these runs has been evaluated yet" in text
+    assert "No evaluation of these runs' weights is on record" in text
     assert "right under every attack tried" not in text
 
 

@@ -1,18 +1,25 @@
 """What a directory is read as, however much of it is there."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from fsrobust.attacks import L2, Linf
 from fsrobust.evaluate import Study, Subject, carry_out
 from fsrobust.evaluate import curves as curves
+from fsrobust.evaluate.identity import weights_sha256
 from fsrobust.report import read_run
+from fsrobust.report.entries import cast
+from fsrobust.report.facts import training_facts
+from fsrobust.train import load
+from fsrobust.train.packing import pack
 from fsrobust.types import InputError
 from tests.report.builder import PUBLISHED, Fake, write_config, write_fake, write_run
-from tests.runs import digits, train
+from tests.runs import at, digits, net, train
 
 
 def test_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +43,8 @@ def test_real_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluation.masks.position == "layer3"
     np.testing.assert_array_equal(evaluation.galleries["fgsm"].images, data.images.numpy())
     assert run.remarks == []
+    # trained from Python: the objective goes by its repr
+    assert dict(training_facts(run))["Objective"] == repr(at())
 
 
 def test_empty_directory(tmp_path: Path) -> None:
@@ -43,6 +52,16 @@ def test_empty_directory(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match="neither"):
             read_run(folder)
+
+
+def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
+    """Whoever names the folder that runs are in is told what is in it."""
+    write_config(tmp_path / "a run")
+    write_fake(tmp_path / "audit", Fake())
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="neither; name what is inside: ") as refused:
+        read_run(tmp_path)
+    assert str(refused.value).endswith(f"inside: '{tmp_path / 'a run'}' {tmp_path / 'audit'}")
 
 
 def test_run_without_evaluation(tmp_path: Path) -> None:
@@ -57,6 +76,42 @@ def test_audit_has_no_config(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert run.config is None
     assert run.title == "pkg:factory"
+
+
+def test_an_audit_of_a_run_says_where_it_is(tmp_path: Path) -> None:
+    """Records of a run that were made with another --out are not taken for those in the run."""
+    runs = [write_run(tmp_path / "at", title="AT"), tmp_path / "elsewhere", tmp_path / "at 2"]
+    for folder in runs[1:]:
+        write_fake(folder, Fake(), source="at")
+    labels = [entry.label for entry in cast([read_run(run) for run in runs]).entries]
+    assert labels == ["AT", "at (evaluated in elsewhere)", "at (evaluated in at 2)"]
+
+
+def test_runs_of_one_title_go_by_their_folders(tmp_path: Path) -> None:
+    """Each evaluation of theirs says whose it is, also where its ball alone would tell it apart."""
+    runs = [write_run(tmp_path / name, Fake(weights=k)) for k, name in enumerate(("a", "b"))]
+    write_fake(runs[1], Fake(weights=1, ball=Linf(0.1)))
+    labels = [entry.label for entry in cast([read_run(run) for run in runs]).entries]
+    assert labels == [f"AT, {rest}" for rest in ("a", "b, L∞ 8/255", "b, L∞ 0.1")]
+
+
+def test_other_weights_in_an_audit_are_another_model(tmp_path: Path) -> None:
+    """Two files of one name in one folder are told apart by their digests; two of other names by these."""
+    for weights in (1, 2):
+        write_fake(tmp_path / "one", Fake(checkpoint=None, weights=weights), source="weights.safetensors")
+        write_fake(tmp_path / "two", Fake(checkpoint=None, weights=weights), source=f"w{weights}.pth")
+    write_fake(
+        tmp_path / "one", Fake(checkpoint=None, weights=1, ball=Linf(0.1)), source="weights.safetensors"
+    )
+    one, two = read_run(tmp_path / "one"), read_run(tmp_path / "two")
+    first, second = (weights_sha256(net(seed=seed))[:8] for seed in (1, 2))
+    assert one.remarks == []
+    assert {entry.label for entry in cast([one]).entries} == {
+        f"weights {first}, L∞ 8/255",
+        f"weights {first}, L∞ 0.1",
+        f"weights {second}",
+    }
+    assert {entry.name for entry in cast([two]).entries} == {"two (w1.pth)", "two (w2.pth)"}
 
 
 def test_checkpoints_and_balls_stay_apart(tmp_path: Path) -> None:
@@ -83,7 +138,67 @@ def test_newer_weights_replace_older(tmp_path: Path) -> None:
     (evaluation,) = run.evaluations
     assert evaluation.record["created"].startswith("2026-03")
     assert run.remarks
-    assert "1 of 2 evaluations are not shown" in run.remarks[0]
+    assert run.remarks[0] == "1 of 2 evaluations are not shown: of earlier weights of the same checkpoint."
+
+
+def test_records_of_other_weights_are_left_out(tmp_path: Path) -> None:
+    """What was measured before a run went on, or on another run, is not shown as the checkpoint that is there."""
+    trained = train(tmp_path, epochs=1, train_on="all")
+    data = digits(10, "test")
+
+    def evaluate(model: nn.Module, checkpoint: str | None) -> None:
+        carry_out(Study(tmp_path, Subject(model, "it", checkpoint), data, 360, Linf(0.1)), ["fgsm"])
+
+    evaluate(net(seed=5), "last")
+    run = read_run(tmp_path)
+    assert run.evaluations == []
+    assert [remark.partition(" (")[0] for remark in run.remarks] == [
+        "1 record is left out, being of other weights"
+    ]
+    assert "than the last checkpoint that is there now: evaluate again." in run.remarks[0]
+    evaluate(net(seed=6), None)  # a file's, into this folder
+    evaluate(net(seed=7), "best")  # of which there is none
+    evaluate(trained.model, "last")
+    run = read_run(tmp_path)
+    (one,) = run.evaluations
+    assert one.record["weights_sha256"] == weights_sha256(trained.model)
+    assert len(run.remarks) == 3
+    assert any("best checkpoint" in remark and "not there any more" in remark for remark in run.remarks)
+    shutil.rmtree(tmp_path / "checkpoints")  # nothing to compare with
+    assert len(read_run(tmp_path).evaluations) == 3
+
+
+def test_a_record_goes_by_what_its_weights_are_now(tmp_path: Path) -> None:
+    """What was evaluated as the last checkpoint and is the best one now is not lost: it would not be run again."""
+    write_config(tmp_path)
+    for name, seed in {"last": 1, "best": 2}.items():
+        pack(net(seed=seed), tmp_path / "weights", name)
+    subject = Subject(load(tmp_path, checkpoint="best"), "it", "last")
+    carry_out(Study(tmp_path, subject, digits(10, "test"), 360, Linf(0.1)), ["fgsm"])
+    run = read_run(tmp_path)
+    assert [one.checkpoint for one in run.evaluations] == ["best"]
+    assert run.remarks == []
+
+
+def test_packed_weights_are_compared_as_they_are_evaluated(tmp_path: Path) -> None:
+    """Weights packed in half precision are what was evaluated: records of the trained ones are not of them."""
+    write_config(tmp_path)
+    model = net(seed=3)
+    pack(model, tmp_path / "weights", "last")
+    write_fake(tmp_path, Fake(weights=3))
+    assert read_run(tmp_path).evaluations == []
+    study = Study(tmp_path, Subject(load(tmp_path), "it", "last"), digits(10, "test"), 360, Linf(0.1))
+    carry_out(study, ["fgsm"])
+    (one,) = read_run(tmp_path).evaluations
+    assert one.outcome.n == 10
+
+
+def test_damaged_weights_say_nothing(tmp_path: Path) -> None:
+    """Records stay where the weights beside them cannot be read."""
+    train(tmp_path, epochs=1)
+    write_fake(tmp_path, Fake(weights=3))
+    next(tmp_path.glob("checkpoints/0*/weights.safetensors")).write_bytes(b"torn")
+    assert len(read_run(tmp_path).evaluations) == 1
 
 
 def test_larger_sample_replaces_smaller(tmp_path: Path) -> None:

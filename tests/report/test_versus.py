@@ -1,16 +1,21 @@
 """Comparisons of run directories: which records are put side by side, and what is said of it."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fsrobust.attacks import Linf
 from fsrobust.evaluate.compare import Contrast, SeedsContrast
+from fsrobust.evaluate.identity import weights_sha256
 from fsrobust.evaluate.stats import Paired
 from fsrobust.report.versus import versus, versus_text
+from fsrobust.train.packing import pack
 from fsrobust.types import InputError
 from tests.report.builder import Fake, write_fake, write_run
+from tests.runs import net
 
 STRONGER = {"fgsm": "1" * 3 + "0" * 17, "pgd20": "0" * 18 + "11"}
 """Fooled last under fgsm and pgd20: of 20 samples three by the first, two by the second."""
@@ -42,7 +47,11 @@ def test_two_runs_are_compared_by_their_records(tmp_path: Path) -> None:
         assert part in text
     assert "two checkpoints" in text
     assert "cw, pgd100" in text  # what B never met
+    assert [
+        line.split()[0] for line in text.splitlines() if line.startswith(("All attacks", "Ensemble"))
+    ] == 2 * ["All"]
     summary = json.loads(json.dumps(made.summary()))
+    assert {row["name"] for row in summary["rows"]} == {"natural", "fgsm", "pgd20", "all"}
     assert summary["setting"]["eps"] == "8/255"
     assert len(summary["rows"]) == 8
 
@@ -151,3 +160,41 @@ def test_seeds_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert "+20.0 ± 5.0" in text
     with pytest.raises(InputError, match="got 3 and 2"):
         versus(sides[0], sides[1][:2])
+
+
+def test_records_of_other_weights_are_not_compared(tmp_path: Path) -> None:
+    """A run that went on after it was evaluated is refused with the reason; the remarks of others are passed on."""
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", weaker())
+    pack(net(seed=9), a / "weights", "last")
+    with pytest.raises(
+        InputError, match=r"none \(5 records are left out, being of other weights .*run: fsrobust evaluate"
+    ):
+        versus([a], [b])
+    shutil.rmtree(a / "weights")
+    write_fake(a, Fake(weights=2, created="2026-03-01T00:00:00+00:00"))
+    for gallery in b.glob("eval/*/gallery.npz"):  # no number is another one for the want of it
+        gallery.unlink()
+    notes = versus([a], [b]).notes
+    assert [note.partition(" are")[0] for note in notes] == [f"{a}: 1 of 2 evaluations"]
+
+
+def test_attacks_on_other_samples_are_named(tmp_path: Path) -> None:
+    """What both sides met on fewer samples is not compared, but said, with how to see it; what one met is not."""
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", weaker())
+    few = Fake(natural="1" * 5, fooled_any={})
+    write_fake(a, replace(few, fooled_last={"pgd10": "10000", "di-fgsm": "10000"}))
+    assert not any("Also on record" in note for note in versus([a], [b]).notes)
+    write_fake(b, replace(few, fooled_last={"pgd10": "11000", "fgsm": "00000"}, weights=1))
+    made = versus([a], [b])
+    assert made.comparison.n == 20
+    assert f"Also on record, on 5 samples: PGD-10; compared by: fsrobust report {a} {b}" in made.notes
+
+
+def test_other_weights_in_an_audit_are_named(tmp_path: Path) -> None:
+    """Of several models in one folder one is compared, and which ones are not is said."""
+    a, b = tmp_path / "audit", write_run(tmp_path / "b", weaker())
+    for weights in (3, 4):
+        write_fake(a, Fake(checkpoint=None, weights=weights), source=f"w{weights}.pth")
+    made = versus([a], [b])
+    assert made.a == [f"w3.pth ({a})"]
+    assert f"{a} also holds records of other weights: {weights_sha256(net(seed=4))[:8]}." in made.notes

@@ -7,12 +7,16 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fsrobust.attacks import SUITES
 from fsrobust.evaluate.outcome import Bits, Outcome
 from fsrobust.types import InputError
 
 Count = Literal["paper", "strict"]
 COUNTS: Final[tuple[Count, ...]] = ("paper", "strict")
 ENSEMBLE: Final = "ensemble"
+"""The paper's four white-box attacks together."""
+ALL: Final = "all"
+"""All attacks together that every side met."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,27 @@ def _select(outcome: Outcome, ids: NDArray[np.int64]) -> Outcome:
     return replace(outcome, ids=ids, natural_correct=outcome.natural_correct[places], **parts)
 
 
-def columns(outcomes: Sequence[Outcome]) -> tuple[list[Column], list[str]]:
-    """Return natural, each attack that all outcomes met, and the ensemble of these, by either count.
-
-    The notes say which attacks are missing, and why.
-    """
+def shared(outcomes: Sequence[Outcome]) -> tuple[list[str], list[str]]:
+    """Return the attacks that all outcomes met, in the order they ran, and the others."""
     met = [name for name in outcomes[0].attacks if all(name in outcome.attacks for outcome in outcomes)]
-    others = sorted({name for outcome in outcomes for name in outcome.attacks} - set(met))
+    return met, sorted({name for outcome in outcomes for name in outcome.attacks} - set(met))
+
+
+def only(outcome: Outcome, names: Sequence[str]) -> Outcome:
+    """Return an outcome as if no other attacks than these had been run."""
+    attacked, last, fooled = (
+        {name: bits[name] for name in names}
+        for bits in (outcome.attacked, outcome.fooled_last, outcome.fooled)
+    )
+    return replace(outcome, attacked=attacked, fooled_last=last, fooled=fooled)
+
+
+def columns(outcomes: Sequence[Outcome]) -> tuple[list[Column], list[str]]:
+    """Return natural, each attack that all outcomes met, the paper's four if these are among them, and all together.
+
+    By either count; what would be the same twice comes once. The notes say which attacks are missing, and why.
+    """
+    met, others = shared(outcomes)
     notes = [f"Not compared, as not every side met it: {', '.join(others)}."] if others else []
     found = []
     for count in COUNTS:
@@ -77,8 +95,11 @@ def columns(outcomes: Sequence[Outcome]) -> tuple[list[Column], list[str]]:
             else:
                 whole.append(name)
         found += [_single(name, count) for name in ("natural", *whole)]
-        if len(whole) > 1:
-            found.append(_together(whole, count))
+        four = SUITES["whitebox"]
+        if set(four) <= set(whole):
+            found.append(_together(ENSEMBLE, four, count))
+        if len(whole) > 1 and set(whole) != set(four):
+            found.append(_together(ALL, whole, count))
     return found, notes
 
 
@@ -95,5 +116,5 @@ def _single(name: str, count: Count) -> Column:
     return Column(name, count, lambda outcome: outcome.correct(name, strict=count == "strict"))
 
 
-def _together(names: Sequence[str], count: Count) -> Column:
-    return Column(ENSEMBLE, count, lambda outcome: outcome.survivors(names, strict=count == "strict"))
+def _together(name: str, attacks: Sequence[str], count: Count) -> Column:
+    return Column(name, count, lambda outcome: outcome.survivors(attacks, strict=count == "strict"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
-from fsrobust.evaluate.aligned import COUNTS, ENSEMBLE, Column, Count, align, columns
+from fsrobust.evaluate.aligned import ALL, COUNTS, ENSEMBLE, Column, Count, align, columns
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.stats import Interval, Paired, Seeds, holm, over_seeds, wilson
 from fsrobust.types import InputError
@@ -21,7 +21,9 @@ CHECKPOINTS_ONLY: Final = (
 
 @dataclass(frozen=True)
 class Contrast:
-    """A row: one attack, "natural", or "ensemble", by one count; differences are B less A, in [-1, 1].
+    """A row: one attack, "natural", "ensemble" or "all", by one count; differences are B less A, in [-1, 1].
+
+    "ensemble" is of the paper's four white-box attacks, "all" of all that both sides met.
 
     ``a`` and ``b`` are accuracies with their Wilson intervals. Of the difference, ``interval`` is Newcombe's
     paired one, which sentences and tables show; ``bootstrap`` resamples the samples and is a second opinion, a
@@ -78,7 +80,7 @@ class Comparison:
     notes: Sequence[str]
 
     def row(self, name: str, count: Count = "strict") -> Contrast | SeedsContrast:
-        """Return the row of an attack, of "natural" or of "ensemble".
+        """Return the row of an attack, of "natural", of "ensemble" or of "all".
 
         Raises:
             InputError: no such row.
@@ -189,7 +191,7 @@ def _adjusted(asked: Sequence[Column], p_values: Sequence[float]) -> list[float]
 def _headline(rows: Sequence[_Row]) -> tuple[_Row, int]:
     """Return the row that asks for most, and how many rows its p-value was adjusted for.
 
-    The last of the strict ones: the ensemble, else the one attack there is, else natural accuracy.
+    The last of the strict ones: all attacks together, else the one attack there is, else natural accuracy.
     """
     strict = [row for row in rows if row.count == "strict"]
     return strict[-1], len(strict)
@@ -208,7 +210,7 @@ def _under(name: str, count: Count) -> str:
     how = "right when clean and at every step" if count == "strict" else "the paper's count"
     if name == "natural":
         return "Without an attack,"
-    return f"Under {'all attacks together' if name == ENSEMBLE else name} ({how}),"
+    return f"Under {'all attacks together' if name in (ENSEMBLE, ALL) else name} ({how}),"
 
 
 def _verdict(difference: float, interval: Interval, adjusted_p: float) -> str:

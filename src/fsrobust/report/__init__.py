@@ -1,4 +1,4 @@
-"""Reports: tables and one-file HTML pages, made of records alone. No model is loaded, nothing is run."""
+"""Reports: tables and one-file HTML pages, made of records alone. No model is run."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,13 +1,15 @@
 """Who withstands more, in words: what the images show of one model against another, and what they leave open."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from fsrobust.evaluate.aligned import only, shared
 from fsrobust.evaluate.compare import ALPHA, p_text
 from fsrobust.evaluate.stats import Duel, duels
 from fsrobust.report.entries import Entry, comparable
-from fsrobust.report.tables import Cell, percent, signed, standing, worst_case
+from fsrobust.report.tables import TITLES, Cell, percent, signed, standing, worst_case
 from fsrobust.report.words import SPACE, ball_in_words, count, listed, sample_in_words, share
 
 
@@ -15,24 +17,56 @@ def summary(entries: Sequence[Entry]) -> list[str]:
     """Return the story of a page in a few sentences: what was tried, what withstood it, what differs."""
     sentences = []
     for group in comparable(entries):
-        first = group[0].evaluation
-        ranked = sorted(group, key=lambda entry: -worst_case(entry.evaluation.outcome).accuracy)
-        cells = [worst_case(entry.evaluation.outcome) for entry in ranked]
-        sample, ball = sample_in_words(first.record), ball_in_words(first.norm, first.eps)
         if len(group) == 1:
-            sentences.append(_alone(ranked[0], cells[0], sample, ball))
+            sentences.append(_alone(group[0], *_setting(group[0])))
         else:
-            sentences.append(_together(ranked, cells, sample, ball))
-            sentences += _differences(ranked, cells)
+            sentences += _compared(*on_equal_terms(group))
     return sentences
 
 
-def _alone(entry: Entry, cell: Cell, sample: str, ball: str) -> str:
+def on_equal_terms(group: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Return entries as if they had met no attacks but those that all of them met, and the titles of the others.
+
+    Who met fewer attacks would else look the better for it.
+    """
+    met, others = shared([entry.evaluation.outcome for entry in group])
+    equal = [
+        replace(entry, evaluation=replace(entry.evaluation, outcome=only(entry.evaluation.outcome, met)))
+        for entry in group
+    ]
+    return equal, [TITLES.get(name, name) for name in others]
+
+
+def _setting(entry: Entry) -> tuple[str, str]:
+    one = entry.evaluation
+    return sample_in_words(one.record), ball_in_words(one.norm, one.eps)
+
+
+def _compared(group: Sequence[Entry], others: Sequence[str]) -> list[str]:
+    sample, ball = _setting(group[0])
+    if not group[0].evaluation.outcome.attacks:
+        return [
+            f"All were shown the same {sample}, but no attack is on record for all of them: nothing says which one "
+            "withstands more."
+        ]
+    ranked = sorted(group, key=lambda entry: -worst_case(entry.evaluation.outcome).accuracy)
+    cells = [worst_case(entry.evaluation.outcome) for entry in ranked]
+    sentences = [_together(ranked, cells, sample, ball), *_differences(ranked, cells)]
+    if others:
+        sentences.append(
+            f"This is by the attacks that all of them met, without {listed(others)}. The large numbers below count "
+            "whatever a model met: they do not compare."
+        )
+    return sentences
+
+
+def _alone(entry: Entry, sample: str, ball: str) -> str:
     outcome = entry.evaluation.outcome
+    cell = worst_case(outcome)
     clean = share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n)
     return (
         f"Of {sample}, {share(cell.accuracy, cell.interval, cell.n)} are still classified correctly by "
-        f"{entry.label} when {ball}, whatever the attacks below tried; without an attack it is {clean}."
+        f"{entry.name} when {ball}, whatever the attacks below tried; without an attack it is {clean}."
     )
 
 
@@ -42,14 +76,15 @@ def _together(ranked: Sequence[Entry], cells: Sequence[Cell], sample: str, ball:
     robust, clean = [], []
     for entry, cell in zip(ranked, cells, strict=True):
         outcome = entry.evaluation.outcome
-        robust.append(f"{share(cell.accuracy, cell.interval, cell.n)} by {entry.label}")
+        robust.append(f"{share(cell.accuracy, cell.interval, cell.n)} by {entry.name}")
         clean.append(share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n))
     what = "these shares are" if few else f"from {robust[-1]} to {robust[0]} are"
     start = f"All were shown the same {sample}. When {ball}, {what} still classified correctly, whatever the "
+    start += "attacks that all of them met tried"
     if not few:
-        return f"{start}attacks below tried."
+        return f"{start}."
     order = "Without an attack it is, in the same order, "
-    return f"{start}attacks below tried: {listed(robust)}. {order}{listed(clean)}."
+    return f"{start}: {listed(robust)}. {order}{listed(clean)}."
 
 
 def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
@@ -57,8 +92,8 @@ def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
     if not same_images(ranked):
         return _by_intervals(ranked, cells)
     fought = duels([[standing(entry.evaluation.outcome) for entry in ranked]])[0]
-    best, images = ranked[0].label, f"{count(cells[0].n)} images"
-    leads = {entry.label: fought[0, place] for place, entry in enumerate(ranked) if place}
+    best, images = ranked[0].name, f"{count(cells[0].n)} images"
+    leads = {entry.name: fought[0, place] for place, entry in enumerate(ranked) if place}
     ahead = {label: duel for label, duel in leads.items() if duel.adjusted_p <= ALPHA}
     level = {label: duel for label, duel in leads.items() if duel.adjusted_p > ALPHA}
     holm = f" (Holm's adjustment for {len(fought)} pairs)" if len(fought) > 1 else ""
@@ -114,14 +149,14 @@ def _by_intervals(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
     """Return what the entries' own intervals say where the images are not the same."""
     best, top = ranked[0], cells[0].interval
     others = list(zip(ranked[1:], cells[1:], strict=True))
-    below = [entry.label for entry, cell in others if cell.interval.high < top.low]
-    unclear = [entry.label for entry, cell in others if cell.interval.high >= top.low]
+    below = [entry.name for entry, cell in others if cell.interval.high < top.low]
+    unclear = [entry.name for entry, cell in others if cell.interval.high >= top.low]
     sentences = []
     if unclear:
         sentences.append(
-            f"These {count(cells[0].n)} images alone do not show that {best.label} withstands more "
+            f"These {count(cells[0].n)} images alone do not show that {best.name} withstands more "
             f"than {listed(unclear)}: the intervals overlap."
         )
     if below:
-        sentences.append(f"{best.label} withstands more than {listed(below)}: the intervals do not overlap.")
+        sentences.append(f"{best.name} withstands more than {listed(below)}: the intervals do not overlap.")
     return sentences

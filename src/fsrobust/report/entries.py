@@ -12,9 +12,13 @@ from fsrobust.report.results import RunResults
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """An evaluation under a label that no other one on the page has."""
+    """An evaluation under a label that no other one on the page has; ``name`` is it as a sentence wants it.
+
+    On a page of one run, whose title all labels leave out, the name has both.
+    """
 
     label: str
+    name: str
     run: RunResults
     evaluation: Evaluation
     style: Style
@@ -32,13 +36,32 @@ class Cast:
 _Pair = tuple[RunResults, Evaluation | None]
 
 
-def _training_seed(pair: _Pair) -> str:
-    train = (pair[0].config or {}).get("train") or {}
+def _training_seed(run: RunResults) -> str:
+    train = (run.config or {}).get("train") or {}
     return f"seed {train['seed']}" if "seed" in train else ""
+
+
+def _source(pair: _Pair) -> str:
+    """Return what was evaluated, where the folder is of nothing in particular."""
+    return str(pair[1].record["source"]) if pair[1] and pair[0].config is None else ""
 
 
 def _checkpoint(pair: _Pair) -> str:
     return f"{pair[1].checkpoint} checkpoint" if pair[1] and pair[1].checkpoint else ""
+
+
+def _weights(pair: _Pair) -> str:
+    """Return which weights were evaluated, where a folder has records of several."""
+    run, mine = pair
+    if mine is None:
+        return ""
+    same = [
+        one
+        for one in run.evaluations
+        if (one.checkpoint, _source((run, one))) == (mine.checkpoint, _source(pair))
+    ]
+    several = len({one.record["weights_sha256"] for one in same}) > 1
+    return f"weights {mine.record['weights_sha256'][:8]}" if several else ""
 
 
 def _ball(pair: _Pair) -> str:
@@ -58,15 +81,15 @@ def _evaluation_seed(pair: _Pair) -> str:
 
 
 _TRAITS: Final[tuple[Callable[[_Pair], str], ...]] = (
-    _training_seed,
+    _source,
     _checkpoint,
+    _weights,
     _ball,
     _data,
     _samples,
     _evaluation_seed,
-    lambda pair: pair[0].folder.resolve().name,
-    lambda pair: pair[0].folder.resolve().parent.name,
 )
+"""What tells the evaluations of one run apart."""
 
 
 def cast(runs: Sequence[RunResults]) -> Cast:
@@ -77,27 +100,36 @@ def cast(runs: Sequence[RunResults]) -> Cast:
     alone = len(runs) == 1 and len(runs[0].evaluations) > 1
     common = runs[0].title if alone else _common_start([run.title for run in runs])
     pairs: list[_Pair] = [(run, one) for run in runs for one in (run.evaluations or (None,))]
-    labels = [run.title.removeprefix(common) for run, _ in pairs]
+    names = [""] if alone else _names_of_runs(runs, common)
+    labels = [name for run, name in zip(runs, names, strict=True) for _ in (run.evaluations or (None,))]
     for trait in _TRAITS:
         labels = _told_apart(labels, [trait(pair) for pair in pairs])
     labels = _told_apart(labels, [f"no. {place}" for place in range(1, len(labels) + 1)])
     entries: list[Entry] = []
     shown: list[tuple[RunResults, str, Style]] = []
     met: set[int] = set()
-    names = [common] if alone else _names_of_runs(runs, common)
     for place, ((run, evaluation), label) in enumerate(zip(pairs, labels, strict=True)):
         if evaluation is not None:
-            entries.append(Entry(label, run, evaluation, style(place)))
+            name = f"{common} ({label})" if alone else label
+            entries.append(Entry(label, name, run, evaluation, style(place)))
         if id(run) not in met:
             met.add(id(run))
-            shown.append((run, label if len(run.evaluations) == 1 else names[len(shown)], style(place)))
+            shown.append(
+                (run, label if len(run.evaluations) == 1 else names[len(shown)] or common, style(place))
+            )
     return Cast(common.rstrip(", "), entries, shown)
 
 
 def _names_of_runs(runs: Sequence[RunResults], common: str) -> list[str]:
+    """Return a name for each run; the folder tells apart what goes by one title."""
     names = [run.title.removeprefix(common) for run in runs]
-    for trait in (_training_seed, *_TRAITS[-2:]):
-        names = _told_apart(names, [trait((run, None)) for run in runs])
+    folders = [run.folder.resolve() for run in runs]
+    for traits in (
+        [_training_seed(run) for run in runs],
+        [folder.name for folder in folders],
+        [folder.parent.name for folder in folders],
+    ):
+        names = _told_apart(names, traits)
     return names
 
 

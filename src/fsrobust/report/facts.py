@@ -58,7 +58,9 @@ def _init(init: Mapping[str, Any] | None, train: Mapping[str, Any]) -> str | Non
     return f"{text}; for {frozen} {'epoch' if frozen == 1 else 'epochs'} the plug-in alone learnt"
 
 
-def _objective(objective: Mapping[str, Any], *, guarded: bool) -> str | None:
+def _objective(objective: Mapping[str, Any] | str, *, guarded: bool) -> str | None:
+    if isinstance(objective, str):  # the repr of one that was handed to ``fit``
+        return objective
     if not objective.get("name"):
         return None
     get = objective.get

@@ -60,7 +60,7 @@ def build_page(who: Cast, tables: Sequence[TablePart] = ()) -> Page:
         title=_title(who),
         subtitle=_subtitle(entries),
         summary=ahead.summary(entries)
-        or ["None of these runs has been evaluated yet: there is no number to show."],
+        or ["No evaluation of these runs' weights is on record: there is no number to show."],
         tiles=[_tile(entry) for entry in entries],
         table=table,
         published=_sources(entries),
@@ -97,7 +97,7 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     """Return when, and with which version, the numbers were made."""
     records = [record for entry in entries for record in entry.evaluation.records.values()]
     if not records:
-        return "Not evaluated yet"
+        return "No evaluation on record"
     dates = sorted(record["created"][:10] for record in records)
     versions = sorted({str(record["provenance"].get("fsrobust")) for record in records})
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"

@@ -1,5 +1,7 @@
-"""Read a run or audit directory into one frozen value; no model is loaded, nothing is run."""
+"""Read a run or audit directory into one frozen value; no model is run."""
 
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import NamedTuple
 from fsrobust.evaluate import read_records
 from fsrobust.records import Metrics, read_config
 from fsrobust.report.evaluations import Evaluation, Record, read_evaluation
-from fsrobust.report.weights import count_parameters
+from fsrobust.report.weights import count_parameters, of_these_weights
 from fsrobust.types import InputError
 
 
@@ -16,7 +18,8 @@ from fsrobust.types import InputError
 class RunResults:
     """A directory as found: ``config`` is None for an audit, ``evaluations`` empty for a run never attacked.
 
-    ``remarks`` are sentences on what was passed over. ``parameters`` counts those of the last checkpoint.
+    ``remarks`` are sentences on what was passed over, ``on_verdicts`` those of them that numbers may change by.
+    ``parameters`` counts those of the last checkpoint.
     """
 
     folder: Path
@@ -25,15 +28,21 @@ class RunResults:
     evaluations: Sequence[Evaluation]
     parameters: int | None
     remarks: Sequence[str]
+    on_verdicts: Sequence[str]
 
     @property
     def title(self) -> str:
-        """What the run calls itself, else what was evaluated, else the folder's name."""
+        """What the run calls itself, else the one thing that was evaluated, else the folder's name."""
+        folder = self.folder.resolve().name
         if self.config and self.config.get("title"):
             return str(self.config["title"])
-        if self.evaluations and self.config is None:
-            return str(self.evaluations[0].record["source"])
-        return self.folder.resolve().name
+        sources = {str(one.record["source"]) for one in self.evaluations}
+        if len(sources) != 1 or self.config is not None:
+            return folder
+        (source,) = sources
+        # of a run that may be on the page itself
+        of_a_run = self.evaluations[0].checkpoint is not None and source != folder
+        return f"{source} (evaluated in {folder})" if of_a_run else source
 
     def published(self, evaluation: Evaluation) -> dict[str, float]:
         """Return published accuracies (%) by attack, {} where they are not of this data and ball."""
@@ -59,13 +68,21 @@ def read_run(folder: Path | str) -> RunResults:
     if not has_run and not any(record["kind"] == "attack" for record in records):
         if damaged:
             raise InputError(f"{damaged[0]}; evaluate again")
+        inside = sorted(str(place) for place in folder.glob("*") if _holds_something(place))
+        hint = (
+            f"name what is inside: {' '.join(map(shlex.quote, inside))}"
+            if inside
+            else "run train or evaluate first"
+        )
         raise InputError(
-            f'Expected a run directory or records of an evaluation in "{folder}", but there are neither; '
-            "run train or evaluate first"
+            f'Expected a run directory or records of an evaluation in "{folder}", but there are neither; {hint}'
         )
     config = read_config(folder) if has_run else None
     metrics = Metrics(folder / "metrics.jsonl")
-    evaluations, remarks = _evaluations(folder, records)
+    records, others = of_these_weights(folder, records)
+    details: list[str] = []
+    evaluations, replaced = _evaluations(folder, records, details, run=has_run)
+    on_verdicts = [*(f"A record is left out: {why}" for why in damaged), *others, *replaced]
     return RunResults(
         folder=folder,
         config=config,
@@ -74,10 +91,15 @@ def read_run(folder: Path | str) -> RunResults:
         parameters=count_parameters(folder),
         remarks=[
             *(f"Epochs are left out: {why}" for why in (metrics.damage(),) if why),
-            *(f"A record is left out: {why}" for why in damaged),
-            *remarks,
+            *on_verdicts,
+            *details,
         ],
+        on_verdicts=on_verdicts,
     )
+
+
+def _holds_something(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or any(folder.glob("eval/*/record.json"))
 
 
 class _Place(NamedTuple):
@@ -97,8 +119,10 @@ def _place(record: Record) -> _Place:
     return _Place(checkpoint, ball["norm"], ball["eps"], data["name"], data["split"], record["seed"])
 
 
-def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluation], list[str]]:
-    """Return the evaluations worth showing, and sentences on the others."""
+def _evaluations(
+    folder: Path, records: Iterable[Record], details: list[str], *, run: bool
+) -> tuple[list[Evaluation], list[str]]:
+    """Return the evaluations worth showing, and sentences on the others; ``details`` gets those on parts of one."""
     groups: dict[tuple[_Place, str, str], list[Record]] = {}
     diagnoses: list[Record] = []
     for record in records:
@@ -111,16 +135,13 @@ def _evaluations(folder: Path, records: Iterable[Record]) -> tuple[list[Evaluati
     remarks: list[str] = []
     for group in groups.values():
         try:
-            found.append(read_evaluation(folder, group, _diagnosis(group[0], diagnoses), remarks))
+            found.append(read_evaluation(folder, group, _diagnosis(group[0], diagnoses), details))
         except InputError as error:
             remarks.append(f"An evaluation is left out: {error}")
-    shown = [one for one in found if not any(_replaces(other, one) for other in found)]
-    if len(shown) < len(found):
-        remarks.append(
-            f"{len(found) - len(shown)} of {len(found)} evaluations are not shown: they are of earlier "
-            "weights of the same checkpoint, or a larger one covers them."
-        )
-    return shown, remarks
+    reasons = [next(filter(None, (_replaced(one, other, run=run) for other in found)), None) for one in found]
+    for reason, count in Counter(filter(None, reasons)).items():
+        remarks.append(f"{count} of {len(found)} evaluations are not shown: {reason}.")
+    return [one for one, reason in zip(found, reasons, strict=True) if reason is None], remarks
 
 
 def _order(evaluation: Evaluation, config: Record | None) -> tuple[object, ...]:
@@ -131,14 +152,19 @@ def _order(evaluation: Evaluation, config: Record | None) -> tuple[object, ...]:
     return order, foreign, evaluation.norm, len(evaluation.eps), evaluation.eps, -evaluation.outcome.n
 
 
-def _replaces(other: Evaluation, one: Evaluation) -> bool:
-    """Return whether ``other`` makes ``one`` superfluous: of newer weights, or covering all of it."""
+def _replaced(one: Evaluation, other: Evaluation, *, run: bool) -> str | None:
+    """Return why ``other`` makes ``one`` superfluous, None if it does not.
+
+    Only a ``run`` has earlier weights of a checkpoint: elsewhere, other weights are another model.
+    """
     new, old = other.record, one.record
     if other is one or _place(new) != _place(old):
-        return False
+        return None
     if new["weights_sha256"] != old["weights_sha256"]:
-        return bool(new["created"] > old["created"])
-    return set(other.records) >= set(one.records) and other.outcome.n > one.outcome.n
+        earlier = run and one.checkpoint is not None and new["created"] > old["created"]
+        return "of earlier weights of the same checkpoint" if earlier else None
+    covered = set(other.records) >= set(one.records) and other.outcome.n > one.outcome.n
+    return "covered by a larger one" if covered else None
 
 
 def _diagnosis(record: Record, diagnoses: Iterable[Record]) -> Record | None:

@@ -78,11 +78,15 @@ class Rungs:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What is known of an entry on a rung; ``right`` is None where it is nothing, and ``gap`` says why."""
+    """What is known of an entry on a rung; ``right`` is None where it is nothing, and ``gap`` says why.
+
+    ``met`` are the attacks that it rests on: only what rests on the same ones is compared.
+    """
 
     attack: str
     right: Bits | None
     gap: str = ""
+    met: frozenset[str] = frozenset()
 
 
 def rungs(entries: Sequence[Entry]) -> list[Rungs]:
@@ -120,7 +124,7 @@ def _find(rung: str, one: Evaluation) -> _Found:
     if rung == "natural":
         return _Found("", outcome.natural_correct)
     if rung == "all":
-        return _Found(f"{len(outcome.attacks)} attacks", standing(outcome))
+        return _Found(f"{len(outcome.attacks)} attacks", standing(outcome), met=frozenset(outcome.attacks))
     if rung == "white box":
         names: Sequence[str] = white_boxes(one)
         return _strongest(outcome, names) if names else _Found("", None, NOT_RUN)
@@ -154,13 +158,13 @@ def _strongest(outcome: Outcome, names: Sequence[str]) -> _Found:
     if not whole:
         return _Found("", None, "did not visit every sample")
     name = min(whole, key=lambda name: int(whole[name].sum()))
-    return _Found(TITLES.get(name, name), whole[name])
+    return _Found(TITLES.get(name, name), whole[name], met=frozenset(whole))
 
 
 def _pairs(row: Sequence[_Found], entries: Sequence[Entry]) -> Iterator[Paired | None]:
     base, ids = row[0].right, entries[0].evaluation.outcome.ids
     for place, one in enumerate(row):
-        same = np.array_equal(entries[place].evaluation.outcome.ids, ids)
+        same = one.met == row[0].met and np.array_equal(entries[place].evaluation.outcome.ids, ids)
         yield (
             Paired.of(base, one.right) if place and same and not (base is None or one.right is None) else None
         )
@@ -186,5 +190,5 @@ def _notes(entries: Sequence[Entry]) -> Iterator[str]:
             yield (
                 f"{label} met attacks that not every model here met: "
                 f"{words.listed([TITLES.get(name, name) for name in extra])}. Under “worst of all”, who met fewer "
-                "attacks looks the better for it."
+                "attacks looks the better for it: no difference is given between models that met different ones."
             )

@@ -84,7 +84,9 @@ def run_part(run: RunResults, label: str, style: Style, entries: Sequence[Entry]
     elif not run.metrics:
         missing.append("No epoch is on record, so there are no training curves.")
     if not mine:
-        missing.append("This run has not been evaluated: there is no number that says how robust it is.")
+        missing.append(
+            "No evaluation of these weights is on record: there is no number that says how robust they are."
+        )
     return RunPart(
         label=label,
         style=style,

@@ -1,13 +1,14 @@
 """Runs against runs: from their records to a comparison, and that comparison as lines for a terminal."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from fsrobust.evaluate import Comparison, compare, compare_seeds
-from fsrobust.evaluate.aligned import COUNTS
+from fsrobust.evaluate.aligned import COUNTS, shared
 from fsrobust.evaluate.compare import Contrast, SeedsContrast, p_text
 from fsrobust.evaluate.stats import Interval, Seeds
 from fsrobust.report.evaluations import Evaluation
@@ -61,6 +62,8 @@ def versus(side_a: Sequence[Path], side_b: Sequence[Path], *, checkpoint: str = 
     setting, notes = _common(runs, offers)
     evaluations, remarks = _same_samples([offer[setting] for offer in offers])
     names = [_name(run, one) for run, one in zip(runs, evaluations, strict=True)]
+    remarks += _passed_over(runs, [offer[setting] for offer in offers], evaluations)
+    remarks += [f"{run.folder}: {remark}" for run in runs for remark in run.on_verdicts]
     outcomes, k = [one.outcome for one in evaluations], len(side_a)
     for side in (evaluations[:k], evaluations[k:]):
         if len({one.record["weights_sha256"] for one in side}) < len(side):
@@ -81,8 +84,9 @@ def _offers(run: RunResults, checkpoint: str) -> dict[Setting, list[Evaluation]]
             setting = Setting(data["name"], data["split"], data["of"], one.norm, one.eps)
             found.setdefault(setting, []).append(one)
     if not found:
+        because = f" ({' '.join(run.on_verdicts)})" if run.on_verdicts else ""
         raise InputError(
-            f'Expected records of the {checkpoint} checkpoint in "{run.folder}", but there are none; '
+            f'Expected records of the {checkpoint} checkpoint in "{run.folder}", but there are none{because}; '
             f"run: fsrobust evaluate {run.folder} --checkpoint {checkpoint}"
         )
     return found
@@ -118,9 +122,37 @@ def _same_samples(choices: Sequence[Sequence[Evaluation]]) -> tuple[list[Evaluat
     ]
 
 
+def _passed_over(
+    runs: Sequence[RunResults], choices: Sequence[Sequence[Evaluation]], chosen: Sequence[Evaluation]
+) -> list[str]:
+    """Return sentences on what is on record in the same setting, but is not compared."""
+
+    def weights(one: Evaluation) -> str:
+        return str(one.record["weights_sha256"])
+
+    notes = []
+    rivals: list[list[Evaluation]] = []
+    for run, choice, taken in zip(runs, choices, chosen, strict=True):
+        rivals.append([one for one in choice if one is not taken and weights(one) == weights(taken)])
+        others = sorted({weights(one)[:8] for one in choice if weights(one) != weights(taken)})
+        if others:
+            notes.append(f"{run.folder} also holds records of other weights: {', '.join(others)}.")
+    command = shlex.join(["fsrobust", "report", *(str(run.folder) for run in runs)])
+    compared, _ = shared([one.outcome for one in chosen])
+    for first in rivals[0]:
+        sample = first.record["data"]["sha256"]
+        same = [one.outcome for rival in rivals for one in rival if one.record["data"]["sha256"] == sample]
+        more = [name for name in shared(same)[0] if name not in compared] if len(same) == len(runs) else []
+        if more:
+            titles = ", ".join(TITLES.get(name, name) for name in more)
+            notes.append(f"Also on record, on {first.outcome.n:,} samples: {titles}; compared by: {command}")
+    return notes
+
+
 def _name(run: RunResults, one: Evaluation) -> str:
     checkpoint = f", {one.checkpoint} checkpoint" if one.checkpoint else ""
-    return f"{run.title} ({run.folder}{checkpoint})"
+    title = run.title if run.config is not None else one.record["source"]
+    return f"{title} ({run.folder}{checkpoint})"
 
 
 def versus_text(made: Versus) -> str:

@@ -8,9 +8,9 @@ from fsrobust.evaluate.compare import ALPHA
 from fsrobust.evaluate.outcome import Bits, Outcome
 from fsrobust.evaluate.stats import Duel, duels
 from fsrobust.report import words
-from fsrobust.report.ahead import lead, same_images
+from fsrobust.report.ahead import lead, on_equal_terms, same_images
 from fsrobust.report.entries import Entry, comparable
-from fsrobust.report.tables import Cell, Table, accuracy_table
+from fsrobust.report.tables import Cell, accuracy_table
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Winner:
 
 @dataclass(frozen=True)
 class Contest:
-    """Runs that met the same samples in the same ball, and who of them is best where."""
+    """Runs that met the same samples in the same ball, who of them is best where, and what "all" leaves out."""
 
     sample: str
     winners: Sequence[Winner]
+    left_out: Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,17 +48,24 @@ def contests(entries: Sequence[Entry]) -> list[Contest]:
 
 
 def _contest(group: Sequence[Entry]) -> Contest:
-    table = accuracy_table({entry.label: entry.evaluation.outcome for entry in group})
-    fields = list(_fields(group, table))
+    equal, left_out = on_equal_terms(group)
+    fields = list(_fields(group, equal))
     first = group[0].evaluation
     sample = f"{words.sample_in_words(first.record)}; {words.ball_in_words(first.norm, first.eps)}"
-    return Contest(sample, [*map(_winner, fields, _verdicts(group, fields))])
+    verdicts = _verdicts(same_images(group), fields)
+    return Contest(sample, [*map(_winner, fields, verdicts)], left_out)
 
 
-def _fields(group: Sequence[Entry], table: Table) -> Iterator[_Field]:
-    """Yield each column that at least two entries met."""
+def _fields(group: Sequence[Entry], equal: Sequence[Entry]) -> Iterator[_Field]:
+    """Yield each column that at least two entries met; "all" is of what ``equal`` met, the same for everybody."""
+    table, together = (
+        accuracy_table({entry.label: entry.evaluation.outcome for entry in some}) for some in (group, equal)
+    )
     for column in table.columns:
-        rows = zip(group, table.rows, strict=True)
+        whole = column == "all"
+        if whole and not equal[0].evaluation.outcome.attacks:
+            continue
+        rows = zip(equal, together.rows, strict=True) if whole else zip(group, table.rows, strict=True)
         met = [(entry, row.cells[column]) for entry, row in rows if column in row.cells]
         met.sort(key=lambda one: -one[1].accuracy)
         if len(met) > 1:
@@ -70,12 +78,12 @@ def _winner(field: _Field, verdict: str) -> Winner:
     return Winner(field.column, words.listed(best), field.cells[0], verdict)
 
 
-def _verdicts(group: Sequence[Entry], fields: Sequence[_Field]) -> list[str]:
+def _verdicts(paired: bool, fields: Sequence[_Field]) -> list[str]:  # noqa: FBT001
     """Return for each column what is to be said of its best: by paired tests where all met the same images.
 
     Holm's adjustment is over every pair in every column of the group.
     """
-    if not same_images(group):
+    if not paired:
         return [_by_intervals(field) for field in fields]
     bits = [[right(entry.evaluation.outcome, field.column) for entry in field.entries] for field in fields]
     return [_by_test(field, fought) for field, fought in zip(fields, duels(bits), strict=True)]
