@@ -69,9 +69,9 @@ def test_the_summary_holds_the_same_numbers() -> None:
         "interval": list(wilson(4, 6)),
         "strict": 2 / 6,
     }
-    assert summary["ensemble"]["accuracy"] == 2 / 6
-    assert summary["ensemble"]["strict"] == 1 / 6
-    assert summary["ensemble"]["interval"] == list(wilson(2, 6))
+    assert summary["all"]["accuracy"] == 2 / 6
+    assert summary["all"]["strict"] == 1 / 6
+    assert summary["all"]["interval"] == list(wilson(2, 6))
 
 
 def partial(attacked: str) -> Outcome:

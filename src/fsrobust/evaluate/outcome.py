@@ -97,4 +97,4 @@ class Outcome:
             "interval": list(self.interval(self.attacks)),
             "strict": self.ensemble(strict=True),
         }
-        return {"n": self.n, "accuracy": rows, "ensemble": together}
+        return {"n": self.n, "accuracy": rows, "all": together}
