@@ -101,7 +101,8 @@ def cast(runs: Sequence[RunResults]) -> Cast:
     common = runs[0].title if alone else _common_start([run.title for run in runs])
     pairs: list[_Pair] = [(run, one) for run in runs for one in (run.evaluations or (None,))]
     names = [""] if alone else _names_of_runs(runs, common)
-    labels = [name for run, name in zip(runs, names, strict=True) for _ in (run.evaluations or (None,))]
+    own = [name for run, name in zip(runs, names, strict=True) for _ in (run.evaluations or (None,))]
+    labels = own
     for trait in _TRAITS:
         labels = _told_apart(labels, [trait(pair) for pair in pairs])
     labels = _told_apart(labels, [f"no. {place}" for place in range(1, len(labels) + 1)])
@@ -110,8 +111,9 @@ def cast(runs: Sequence[RunResults]) -> Cast:
     met: set[int] = set()
     for place, ((run, evaluation), label) in enumerate(zip(pairs, labels, strict=True)):
         if evaluation is not None:
-            name = f"{common} ({label})" if alone else label
-            entries.append(Entry(label, name, run, evaluation, style(place)))
+            name, traits = own[place] or common, label.removeprefix(own[place]).removeprefix(", ")
+            in_words = f"{name} ({traits})" if traits else name
+            entries.append(Entry(label, in_words, run, evaluation, style(place)))
         if id(run) not in met:
             met.add(id(run))
             shown.append(

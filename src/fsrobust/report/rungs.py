@@ -124,7 +124,8 @@ def _find(rung: str, one: Evaluation) -> _Found:
     if rung == "natural":
         return _Found("", outcome.natural_correct)
     if rung == "all":
-        return _Found(f"{len(outcome.attacks)} attacks", standing(outcome), met=frozenset(outcome.attacks))
+        met = frozenset(outcome.attacks)
+        return _Found(f"{len(met)} attack{'s' * (len(met) > 1)}", standing(outcome), met=met)
     if rung == "white box":
         names: Sequence[str] = white_boxes(one)
         return _strongest(outcome, names) if names else _Found("", None, NOT_RUN)
