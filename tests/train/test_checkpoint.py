@@ -259,6 +259,27 @@ def test_what_is_passed_over_is_kept_aside(tmp_path: Path) -> None:
         assert find_resumable(tmp_path) == (tmp_path / "checkpoints" / "00000001", [])
 
 
+def test_what_a_kill_kept_from_being_dropped_goes_with_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed anywhere in the last save, a run that is all trained ends with the checkpoints of an undisturbed one."""
+
+    def trial(k: int) -> Fault:
+        run = tmp_path / str(k)
+        for step in (1, 2):
+            save(run, step)
+        with killed_at(monkeypatch, k) as fault:
+            save(run, 3)
+        found, _ = find_resumable(run)
+        assert found is not None
+        rewind(run, int(found.name), best=None)
+        if found.name == "00000003":
+            assert names(run) == ["00000002", "00000003", "last"]
+        return fault
+
+    assert every_fault(trial) >= 10
+
+
 def test_a_rewind_killed_anywhere_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one to go on from and its best are sound, the damaged one is kept; the next rewind ends the same."""
 

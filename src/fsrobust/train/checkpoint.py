@@ -87,7 +87,8 @@ def rewind(run: Path, step: int, *, best: int | None) -> None:
     """Leave a run as it was at the checkpoint it goes on from: ``last`` there, ``best`` as its state says, none beyond.
 
     What a kill kept from counting is made anew, of other bits if by other processes or in other pieces. What is
-    damaged is set aside: somebody may want to see what is in it.
+    damaged is set aside: somebody may want to see what is in it. What it kept from being dropped is dropped: after
+    the last epoch no other checkpoint would.
     """
     folder = run / "checkpoints"
     write_bytes(folder / "last", f"{step:08d}\n".encode())
@@ -98,6 +99,7 @@ def rewind(run: Path, step: int, *, best: int | None) -> None:
     for path in _steps(folder):
         if path.name > f"{step:08d}":
             move_aside(path, folder / _DAMAGED) if why_unsound(path) else shutil.rmtree(path)
+    _prune(folder)
 
 
 def start_anew(run: Path) -> list[str]:
