@@ -118,8 +118,10 @@ class Reference:
         return cls(job, remains(folder), seconds)
 
     def differences(self, folder: Path) -> list[str]:
-        """Return the names of files that are missing, too many, or not the same."""
+        """Return the names of files that are missing, too many, or not the same, and which of these it is."""
         found = remains(folder)
-        return sorted(
-            name for name in self.remains.keys() | found.keys() if self.remains.get(name) != found.get(name)
-        )
+        return [
+            f"{name} ({'missing' if name not in found else 'too many' if name not in self.remains else 'another'})"
+            for name in sorted(self.remains.keys() | found.keys())
+            if self.remains.get(name) != found.get(name)
+        ]
