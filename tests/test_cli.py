@@ -201,6 +201,9 @@ def test_ctrl_c_is_said(trained: Path, tmp_path: Path) -> None:
     """An evaluation that Ctrl-C ends says so in a sentence and exits as shells expect; the same command goes on."""
     attack = ["evaluate", str(trained), "--out", str(tmp_path / "out"), "--attacks", "pgd100,square"]
     attack += ["--curve-samples", "0", "--limit", "300"]
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and so its children
     with subprocess.Popen([*MAIN, *attack], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         first = process.stderr.readline()  # its announcement: from here on it works

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fsrobust import records
 from fsrobust.data.official import read_cifar10
 from fsrobust.data.readers import read_npz
+from fsrobust.records import arrays as archives
 from fsrobust.types import InputError
 
 Arrays = dict[str, Any]
@@ -315,7 +315,7 @@ def test_an_npz_takes_no_more_memory_than_it_fills(tmp_path: Path, monkeypatch: 
             archive.writestr(name, header.getvalue())
     with pytest.raises(InputError, match=r"all of the array 'x_train.npy' in \".*own.npz\""):
         read_npz(file, "train")
-    monkeypatch.setattr(records, "_ROOM", 2**20)
+    monkeypatch.setattr(archives, "_ROOM", 2**20)
     zeros = np.zeros((2, 1, 1024, 1024), np.uint8)
     np.savez_compressed(file, x_train=zeros, x_test=zeros, y_train=labels, y_test=labels)
     with pytest.raises(InputError, match=r"at most 1,048,576 bytes of arrays in \".*own.npz\""):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fsrobust.attacks import ATTACKS, SCORE_BASED, SUITES, Ball, make_ball
+from fsrobust.attacks.balls import BALLS
 from fsrobust.config import Run, parse_fraction
 from fsrobust.data import Source, draw, open_dataset
 from fsrobust.data.batches import pixels
@@ -177,7 +178,7 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
 
 def _ball(known: Ball, norm: str | None, eps: str | None) -> Ball:
     """Return the ball that is asked for; what is not said is as in the known one."""
-    if norm not in (None, known.norm) and eps is None:
+    if norm in BALLS and norm != known.norm and eps is None:
         raise InputError(
             f"Expected --eps with --norm {norm}: a radius of {format_eps(known.eps)} is meant in {known.norm}, and "
             "says nothing in another norm"
