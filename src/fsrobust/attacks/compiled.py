@@ -14,28 +14,24 @@ def compiled_or_eager(function: Callable[..., T], what: str, notes: list[str]) -
     Should a call fail to compile, it is answered eagerly, as all later ones are, and ``notes`` gets a sentence about
     ``what``. Running out of memory is no failure to compile; after the first call, nor is what no compiler raised.
     """
-    chosen: list[Callable[..., T]] = []
+    compiled: Callable[..., T] | None = torch.compile(function, dynamic=False)
     answered = False
 
     def call(*arguments: Any) -> T:
-        nonlocal answered
-        if not chosen:
-            chosen.append(torch.compile(function, dynamic=False))
-        if chosen[0] is function:
-            return function(*arguments)
-        try:
-            result = chosen[0](*arguments)
-        except Exception as error:
-            if is_out_of_memory(error) or (answered and not _is_the_compilers(error)):
-                raise
-            cause = getattr(
-                error, "inner_exception", error
-            )  # of the wrapper the first line says next to nothing
-            notes.append(f"{what} runs uncompiled ({first_line(cause)})")
-            chosen[0] = function
-        else:
-            answered = True
-            return result
+        nonlocal compiled, answered
+        if compiled is not None:
+            try:
+                result = compiled(*arguments)
+            except Exception as error:
+                if is_out_of_memory(error) or (answered and not _is_the_compilers(error)):
+                    raise
+                # of a wrapper the first line says next to nothing
+                cause = getattr(error, "inner_exception", error)
+                notes.append(f"{what} runs uncompiled ({first_line(cause)})")
+                compiled = None
+            else:
+                answered = True
+                return result
         return function(*arguments)
 
     return call

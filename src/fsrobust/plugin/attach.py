@@ -195,8 +195,9 @@ def _check_channels(net: nn.Module, names: tuple[str, ...], example: Images, map
         _, outputs = _outputs(net, names, torch.cat([example, example], dim=2))
     except Exception:  # it takes images of one size only, and nothing is seen
         return
-    for name, found, (taller,) in zip(names, maps, outputs, strict=True):
-        if isinstance(taller, Tensor) and taller.shape[1] != found.shape[1]:
+    for name, found, seen in zip(names, maps, outputs, strict=True):
+        taller = _map(name, seen, len(example))
+        if taller.shape[1] != found.shape[1]:
             raise InputError(
                 f'Expected layer "{name}" to yield an NCHW tensor, but its second axis grows with the image: '
                 f"{list(found.shape)}, of an image twice as high {list(taller.shape)}"

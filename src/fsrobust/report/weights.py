@@ -40,7 +40,8 @@ def of_these_weights(folder: Path, records: Iterable[Record]) -> tuple[list[Reco
     gone, damaged, or somebody's own network's, nothing can be told, and records stay. Weights have one record, under
     the name that they were first met by: what was the last checkpoint and is the best one now goes by "best".
     """
-    there = _digests(folder)
+    records = list(records)
+    there = _digests(folder) if records else {}  # it takes making the networks
     kept: list[Record] = []
     others: Counter[tuple[str, str]] = Counter()
     for record in records:

@@ -154,18 +154,14 @@ class Step:
 
 
 def _begin_momenta(optimiser: torch.optim.Optimizer) -> None:
-    """Give parameters that learn for the first time a momentum of 0, where others of theirs have one.
+    """Give parameters that learn for the first time a momentum of 0, whose outcome is that of none.
 
-    A fused step takes momenta of all of a group or of none; the outcome is that of a parameter without one.
+    A fused step takes momenta of all of a group or of none, and some of it may learn later than the rest.
     """
-    for group in optimiser.param_groups:
-        if group.get("fused") and group.get("momentum"):
-            learning = [p for p in group["params"] if p.grad is not None]
-            with_one = [p for p in learning if optimiser.state[p].get("momentum_buffer") is not None]
-            if with_one and len(with_one) < len(learning):
-                for p in learning:
-                    if optimiser.state[p].get("momentum_buffer") is None:
-                        optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    fused = [group for group in optimiser.param_groups if group.get("fused") and group.get("momentum")]
+    for p in (p for group in fused for p in group["params"] if p.grad is not None):
+        if optimiser.state[p].get("momentum_buffer") is None:
+            optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def reference_step(model: nn.Module, objective: Objective, optimiser: torch.optim.Optimizer) -> Step:
