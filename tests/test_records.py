@@ -167,7 +167,7 @@ def test_weights_are_the_same_bytes_every_time() -> None:
     assert read["b"].tolist() == [0, 1, 2]
     assert read["a"].shape == (2, 5)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    assert header == {"format": "1", "model": "β", "x": "y"}
+    assert header == {"format": "1", "model": "β", "order": '["b", "a"]', "x": "y"}
 
 
 def test_json_comes_back_with_its_format(tmp_path: Path) -> None:

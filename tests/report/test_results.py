@@ -1,6 +1,7 @@
 """What a directory is read as, however much of it is there."""
 
 import shutil
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fsrobust.report import read_run
 from fsrobust.report.entries import cast
 from fsrobust.report.facts import training_facts
 from fsrobust.train import load
+from fsrobust.train.checkpoint import save_checkpoint
 from fsrobust.train.packing import pack
 from fsrobust.types import InputError
 from tests.report.builder import PUBLISHED, Fake, write_config, write_fake, write_run
@@ -166,6 +168,26 @@ def test_records_of_other_weights_are_left_out(tmp_path: Path) -> None:
     assert any("best checkpoint" in remark and "not there any more" in remark for remark in run.remarks)
     shutil.rmtree(tmp_path / "checkpoints")  # nothing to compare with
     assert len(read_run(tmp_path).evaluations) == 3
+
+
+def test_records_of_a_network_of_ones_own_are_of_its_weights(tmp_path: Path) -> None:
+    """A file of weights keeps their order, so that nobody needs to make the network to know them again."""
+    write_config(tmp_path)
+    model = own_network()
+    save_checkpoint(tmp_path, 1, model, {}, best=False)
+    for seed, subject in enumerate((model, own_network())):
+        study = Study(tmp_path, Subject(subject, "pkg:factory", "last"), digits(10, "test"), 360, Linf(0.1))
+        carry_out(study, ["fgsm"])
+        run = read_run(tmp_path)
+        assert [one.record["weights_sha256"] for one in run.evaluations] == [weights_sha256(model)]
+        assert len(run.remarks) == seed
+    assert "1 record is left out, being of other weights" in run.remarks[0]
+
+
+def own_network() -> nn.Module:
+    """A network whose layers are named in another order than that of the alphabet."""
+    layers = {"b": nn.Flatten(), "c": nn.Linear(64, 16), "a": nn.ReLU(), "_": nn.Linear(16, 10)}
+    return nn.Sequential(OrderedDict(layers)).eval()
 
 
 def test_a_record_goes_by_what_its_weights_are_now(tmp_path: Path) -> None:

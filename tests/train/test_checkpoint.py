@@ -29,6 +29,7 @@ from fsrobust.train.checkpoint import (
     save_checkpoint,
     start_anew,
 )
+from fsrobust.train.packing import safetensors_bytes
 from fsrobust.train.trained import read_weights
 from fsrobust.types import InputError
 from tests.faults import Fault, every_fault, killed_at
@@ -437,13 +438,26 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes |
         load(file)
 
 
+@pytest.mark.parametrize("order", ["[", '["a"]', '["a", "a"]', '["a", "c"]', '{"a": 0, "b": 1}', "0"])
+def test_an_order_of_other_tensors_is_damage(tmp_path: Path, order: str) -> None:
+    """A header that lists what is not there, or leaves out what is, is not believed."""
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(safetensors_bytes({"b": torch.zeros(1), "a": torch.ones(2)}, {}))
+    assert list(read_weights(file).tensors) == ["b", "a"]
+    file.write_bytes(safetensors_bytes({"b": torch.zeros(1), "a": torch.ones(2)}, {"order": order}))
+    with pytest.raises(InputError, match=r"weights\.safetensors\" is not a readable safetensors file"):
+        read_weights(file)
+
+
 def test_a_foreign_networks_weights_are_kept_without_a_configuration(tmp_path: Path) -> None:
     """A guarded foreign network is saved and its tensors come back into one made anew; ``load`` cannot make it."""
     foreign = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     model = attach(foreign, at="0", classes=4).eval()
     save_checkpoint(tmp_path, 1, model, state(1), best=False)
-    tensors, config = read_weights(find_checkpoint(tmp_path) / WEIGHTS)
+    tensors, config, in_order = read_weights(find_checkpoint(tmp_path) / WEIGHTS)
     assert config is None
+    assert in_order
+    assert list(tensors) == list(model.state_dict())
     again = attach(foreign, at="0", classes=4).eval()
     again.load_state_dict(tensors)
     assert torch.equal(again(images(3)), model(images(3)))

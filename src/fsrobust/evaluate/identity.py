@@ -7,7 +7,7 @@ between two evaluations: another ``forward``, another temperature in an attribut
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
@@ -64,9 +64,12 @@ def _is_known(made: object) -> bool:
 
 def weights_sha256(model: nn.Module) -> str:
     """Return the fingerprint of every tensor of a model's state, name and bits."""
-    return digest(
-        *(part for name, value in model.state_dict().items() for part in (name.encode(), *_bits(value)))
-    )
+    return state_sha256(model.state_dict())
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Return the fingerprint of a model's state, whose order counts."""
+    return digest(*(part for name, value in state.items() for part in (name.encode(), *_bits(value))))
 
 
 def code_sha256(model: nn.Module) -> str:

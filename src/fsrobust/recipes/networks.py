@@ -110,7 +110,7 @@ def _reason(error: BaseException) -> str:
 
 def _restore(run: Path, made: Mapping[str, Any], checkpoint: str) -> Network:
     """Return a run's network that a factory made: the factory's, the plug-in where it was, the run's weights."""
-    tensors, _ = read_trained(run, checkpoint)
+    tensors = read_trained(run, checkpoint).tensors
     try:
         config = ModelConfig(**{**made, "fsr": tuple(made["fsr"])})
     except (KeyError, TypeError) as error:

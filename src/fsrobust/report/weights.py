@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from fsrobust.evaluate.identity import weights_sha256
+from fsrobust.evaluate.identity import state_sha256, weights_sha256
 from fsrobust.report.evaluations import Record
 from fsrobust.train import load
+from fsrobust.train.trained import read_trained
 from fsrobust.types import InputError
 
 _STATISTICS: Final = ("running_mean", "running_var", "num_batches_tracked", "normalize.mean", "normalize.std")
@@ -37,8 +38,9 @@ def of_these_weights(folder: Path, records: Iterable[Record]) -> tuple[list[Reco
     """Return the records that are not of other weights than the folder's, and sentences on the others.
 
     A run that went on after it was evaluated has such, and a folder with records from elsewhere. Where weights are
-    gone, damaged, or somebody's own network's, nothing can be told, and records stay. Weights have one record, under
-    the name that they were first met by: what was the last checkpoint and is the best one now goes by "best".
+    gone, damaged, or of a network that is not ours in a file that does not keep their order, nothing can be told, and
+    records stay. Weights have one record, under the name that they were first met by: what was the last checkpoint and
+    is the best one now goes by "best".
     """
     records = list(records)
     there = _digests(folder) if records else {}  # it takes making the networks
@@ -62,13 +64,19 @@ def _digests(folder: Path) -> dict[str, str]:
     for which in ("last", "best"):
         if (folder / "weights" / f"{which}.sha256").is_file() or (folder / "checkpoints" / which).is_file():
             try:
-                # made for the order of its weights, which a file does not keep; it is not run
-                found[which] = weights_sha256(load(folder, checkpoint=which))
+                found[which] = _digest(folder, which)
             except (InputError, OSError):
                 found[which] = UNKNOWN
         elif (folder / "checkpoints" / "last").is_file():
             found[which] = GONE
     return found
+
+
+def _digest(folder: Path, which: str) -> str:
+    tensors, config, in_order = read_trained(folder, which)
+    if config is not None:  # made for the order and the precision of its weights, not run
+        return weights_sha256(load(folder, checkpoint=which))
+    return state_sha256(tensors) if in_order else UNKNOWN
 
 
 def _sentence(there: Mapping[str, str], which: str, digest: str, count: int) -> str:

@@ -171,7 +171,7 @@ class _Run:
         return f"resumed at epoch {self.position.epoch}, batch {self.position.batch}"
 
     def _restore(self, checkpoint: Path) -> None:
-        tensors, _ = read_weights(checkpoint / WEIGHTS)
+        tensors = read_weights(checkpoint / WEIGHTS).tensors
         state = load_state(checkpoint)
         try:
             self.model.load_state_dict(tensors)

@@ -22,7 +22,7 @@ from fsrobust.types import InputError
 LARGEST: Final = 16 * 2**20
 """Bytes a file may have."""
 _HEADER: Final = 2**17
-"""Bytes left free for a file's header, which names every tensor."""
+"""Bytes left free for a file's header, which names every tensor twice."""
 
 
 def pack(model: nn.Module, folder: Path, name: str) -> list[Path]:
@@ -104,11 +104,13 @@ def find_packed(folder: Path, name: str) -> list[Path]:
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
-    """Return tensors as safetensors with a header: the same bytes in every process.
+    """Return tensors as safetensors with a header that keeps their order: the same bytes in every process.
 
-    The library writes the header's entries in an order of chance; here they are sorted.
+    The library sorts tensors by their types and names, and writes the header's entries in an order of chance; here they
+    are sorted.
     """
-    content = to_safetensors(dict(tensors), metadata={"format": str(FORMAT), **header})
+    order = json.dumps(list(tensors))
+    content = to_safetensors(dict(tensors), metadata={"format": str(FORMAT), "order": order, **header})
     start = 8 + int.from_bytes(content[:8], "little")
     entries = json.loads(content[8:start])
     entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))

@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -17,8 +18,18 @@ from fsrobust.train.packing import find_packed
 from fsrobust.types import InputError
 
 
-def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
-    """Return tensors and model configuration of a weights file; the latter is None for a foreign network.
+class Weights(NamedTuple):
+    """What a weights file holds, and what its header says of it."""
+
+    tensors: dict[str, Tensor]
+    config: ModelConfig | None
+    """None for a foreign network."""
+    in_order: bool
+    """Whether the tensors are in the order of the network's state, which files of before it was kept do not know."""
+
+
+def read_weights(file: Path) -> Weights:
+    """Return the tensors of a weights file and what its header says of them.
 
     Raises:
         InputError: no such file, or not one of ours.
@@ -28,18 +39,27 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], ModelConfig | None]:
     try:
         with safe_open(file, framework="pt") as archive:
             header = archive.metadata() or {}
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 - no dict
+            order = _order(header, list(archive.keys()))
+            tensors = {name: archive.get_tensor(name) for name in order or archive.keys()}
     except Exception as error:  # safetensors and torch each have their own ways to say "damaged"
         raise InputError(f'"{file}" is not a readable safetensors file: {error}') from error
     if "model" in header and header.get("format") != str(FORMAT):
         raise InputError(f'Expected "{file}" to be of format {FORMAT}, but got {header.get("format")}')
     try:
         fields = json.loads(header.get("model", "null"))
-        return tensors, _model_config(fields) if fields is not None else None
+        return Weights(tensors, _model_config(fields) if fields is not None else None, order is not None)
     except InputError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f'"{file}" names a model that cannot be made: {error}') from error
+
+
+def _order(header: Mapping[str, str], names: list[str]) -> list[str] | None:
+    """Return a file's names in the order of the state that it was written from, None if it does not say."""
+    order = json.loads(header.get("order", "null"))
+    if order is not None and (not isinstance(order, list) or sorted(order) != sorted(names)):
+        raise ValueError("its header lists other tensors than it holds")
+    return order
 
 
 def _model_config(fields: dict[str, Any]) -> ModelConfig:
@@ -53,8 +73,8 @@ def _model_config(fields: dict[str, Any]) -> ModelConfig:
     )
 
 
-def read_trained(source: Path, checkpoint: str = "last") -> tuple[dict[str, Tensor], ModelConfig | None]:
-    """Return tensors and model configuration of a run directory's checkpoint or packed weights, or of a file.
+def read_trained(source: Path, checkpoint: str = "last") -> Weights:
+    """Return what a run directory's checkpoint or packed weights hold, or a file.
 
     Raises:
         InputError: nothing there, or damaged files.
@@ -62,10 +82,10 @@ def read_trained(source: Path, checkpoint: str = "last") -> tuple[dict[str, Tens
     files = [source]
     if source.is_dir():
         files = find_packed(source / "weights", checkpoint) or [find_checkpoint(source, checkpoint) / WEIGHTS]
-    tensors, config = read_weights(files[0])
-    for file in files[1:]:
-        tensors |= read_weights(file)[0]
-    return tensors, config
+    first, *others = map(read_weights, files)
+    for other in others:
+        first.tensors.update(other.tensors)
+    return first
 
 
 def load(
@@ -81,7 +101,7 @@ def load(
         InputError: nothing there, damaged files, weights of a foreign network that is to be made first, or of another
             network than ``into``.
     """
-    tensors, config = read_trained(Path(source), checkpoint)
+    tensors, config, _ = read_trained(Path(source), checkpoint)
     if into is not None:
         return _filled(into, tensors, f'"{source}" does not fit the network that is to have its weights')
     if config is None:
