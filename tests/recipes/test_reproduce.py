@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fsrobust.attacks import ATTACKS, PGD
 from fsrobust.cli import run
@@ -16,6 +17,8 @@ from fsrobust.recipes.plan import SIZES, columns, plan, scaled
 from fsrobust.records import read_json
 from fsrobust.report.html import TABLE
 from fsrobust.report.spread import read_spread
+from fsrobust.train import load
+from fsrobust.train.packing import pack
 from fsrobust.types import InputError
 from tests.faults import Killed
 
@@ -56,6 +59,24 @@ def test_rows_run_are_kept_and_printed(tmp_path: Path, capsys: pytest.CaptureFix
     budget = json.loads(capsys.readouterr().out)
     assert [cell["state"] for cell in budget["cells"]] == ["done", "new", "new", "new", "done"]
     assert "by what its finished epochs and attacks took" in budget["remarks"][0]
+
+
+def test_records_of_other_weights_are_in_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody has put other weights into a cell: what to do is said, and helps."""
+    arguments = ("S5", "--rows", "mispredicted")
+    assert smoke(tmp_path, *arguments) == 0
+    (done,) = (tmp_path / "S5-smoke").glob("*/done")
+    other = load(done.parent)
+    with torch.no_grad():
+        next(other.parameters()).neg_()
+    for checkpoint in ("last", "best"):
+        pack(other, done.parent / "weights", checkpoint)
+    assert smoke(tmp_path, *arguments) == 2
+    message = capsys.readouterr().err
+    assert "of other weights than its last checkpoint" in message
+    assert f'remove "{done}"' in message
+    done.unlink()
+    assert smoke(tmp_path, *arguments) == 0
 
 
 @pytest.mark.parametrize(

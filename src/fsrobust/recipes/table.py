@@ -1,15 +1,16 @@
 """Read a table off what its cells have on record; nothing is run."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from fsrobust.attacks import SUITES
 from fsrobust.evaluate import Outcome, read_outcome, read_records
 from fsrobust.recipes.paper import PaperTable
 from fsrobust.recipes.plan import SIZES, Cell, Scale, columns
 from fsrobust.recipes.row import CHECKPOINTS
+from fsrobust.report.evaluations import Record
 from fsrobust.report.results import read_run
 from fsrobust.report.spread import Course, Share, Spread, SpreadRow, share_of, spread
+from fsrobust.report.weights import GONE, UNKNOWN, fingerprints
 from fsrobust.types import InputError
 
 
@@ -19,8 +20,10 @@ def read_table(table: PaperTable, cells: Sequence[Cell], scale: Scale) -> Spread
     courses: dict[str, list[Course]] = {"steps": [], "eps": []}
     for row in dict.fromkeys(cell.row for cell in cells):
         done = [cell for cell in cells if cell.row == row and cell.state == "done"]
+        there = [(cell, _records(cell), fingerprints(cell.folder)) for cell in done]
         for checkpoint in CHECKPOINTS:
-            shares = _shares(done, checkpoint, heads)
+            met = [(cell, _met(cell, records, weights, checkpoint)) for cell, records, weights in there]
+            shares = _shares(met, heads)
             if not shares:
                 continue
             published = table.published.get(row, {}) if scale == "full" and checkpoint == "last" else {}
@@ -41,12 +44,12 @@ def read_table(table: PaperTable, cells: Sequence[Cell], scale: Scale) -> Spread
     )
 
 
-def _shares(cells: Sequence[Cell], checkpoint: str, heads: Sequence[str]) -> dict[str, Share]:
+def _shares(cells: Sequence[tuple[Cell, list[Record]]], heads: Sequence[str]) -> dict[str, Share]:
     """Return each column's share; attacks on another number of samples have outcomes of their own."""
     found: dict[str, Share] = {}
-    counts = dict.fromkeys(n for cell in cells for n in cell.attacks.values())
+    counts = dict.fromkeys(n for cell, _ in cells for n in cell.attacks.values())
     for count in counts:
-        outcomes = [o for cell in cells for o in _outcomes(cell, checkpoint, count)]
+        outcomes = [outcome for cell, met in cells for outcome in _outcomes(cell, met, count)]
         if outcomes:
             met = set(outcomes[0].attacks)
             can = [
@@ -58,29 +61,44 @@ def _shares(cells: Sequence[Cell], checkpoint: str, heads: Sequence[str]) -> dic
     return {head: found[head] for head in heads if head in found}
 
 
-def _outcomes(cell: Cell, checkpoint: str, count: int | None) -> Iterator[Outcome]:
+def _outcomes(cell: Cell, met: Sequence[Record], count: int | None) -> Iterator[Outcome]:
     wanted = [name for name, n in cell.attacks.items() if n == count]
-    records = [record for record in _records(cell, checkpoint) if record["name"] in wanted]
+    records = [record for record in met if record["name"] in wanted]
     if {record["name"] for record in records} == set(wanted):
         yield read_outcome(cell.folder, records)
 
 
-def _records(cell: Cell, checkpoint: str) -> list[dict[str, Any]]:
-    """Return a checkpoint's attack records on as many samples as were planned."""
+def _records(cell: Cell) -> list[Record]:
+    """Return the records of a cell's attacks."""
     try:
-        there = [record for record in read_records(cell.folder) if record["kind"] == "attack"]
+        return [record for record in read_records(cell.folder) if record["kind"] == "attack"]
     except InputError as error:  # left out, a seed would be missing from the table and nobody would know
+        raise InputError(f"{error}; {_again(cell)}") from error
+
+
+def _met(cell: Cell, there: Sequence[Record], weights: Mapping[str, str], checkpoint: str) -> list[Record]:
+    """Return those of a checkpoint's weights, on as many samples as were planned.
+
+    They may go by the other checkpoint's name: where the best epoch was the last, the same weights have one record.
+    Where the weights are not kept, their name is all there is.
+    """
+    named = [record for record in there if record["checkpoint"] == checkpoint and _planned(cell, record)]
+    digest = weights.get(checkpoint)
+    if digest in (None, GONE, UNKNOWN):
+        return named
+    found = [record for record in there if record["weights_sha256"] == digest and _planned(cell, record)]
+    if named and not found:
         raise InputError(
-            f'{error}; remove "{cell.folder / "done"}" and run the same command again'
-        ) from error
-    found = [record for record in there if record["checkpoint"] == checkpoint and _planned(cell, record)]
-    if not found and (cell.folder / "weights" / f"{checkpoint}.sha256").is_file():
-        # the best epoch was the last: the same weights have one record, under the name they were first met by
-        found = [record for record in there if record["checkpoint"] == "last" and _planned(cell, record)]
+            f'What is on record in "{cell.folder}" is of other weights than its {checkpoint} checkpoint: {_again(cell)}'
+        )
     return found
 
 
-def _planned(cell: Cell, record: dict[str, Any]) -> bool:
+def _again(cell: Cell) -> str:
+    return f'remove "{cell.folder / "done"}" and run the same command again'
+
+
+def _planned(cell: Cell, record: Record) -> bool:
     limit, of = cell.attacks.get(record["name"], 0), record["data"]["of"]
     return bool(record["data"]["n"] == (of if limit is None else min(limit, of)))
 

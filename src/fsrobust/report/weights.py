@@ -43,7 +43,7 @@ def of_these_weights(folder: Path, records: Iterable[Record]) -> tuple[list[Reco
     is the best one now goes by "best".
     """
     records = list(records)
-    there = _digests(folder) if records else {}  # it takes making the networks
+    there = fingerprints(folder) if records else {}  # it takes making the networks
     kept: list[Record] = []
     others: Counter[tuple[str, str]] = Counter()
     for record in records:
@@ -58,7 +58,7 @@ def of_these_weights(folder: Path, records: Iterable[Record]) -> tuple[list[Reco
     return kept, [_sentence(there, *other, count) for other, count in others.items()]
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def fingerprints(folder: Path) -> dict[str, str]:
     """Return the fingerprint of each checkpoint that a folder holds or should, ``GONE`` or ``UNKNOWN``."""
     found: dict[str, str] = {}
     for which in ("last", "best"):
