@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import common
-from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.recipes import recipe
 from fsrobust.recipes.execute import pick_device, train_run
+from fsrobust.settings import override
 
 
 def main() -> None:

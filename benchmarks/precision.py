@@ -15,13 +15,14 @@ from scipy import stats
 
 from benchmarks import common
 from fsrobust import evaluate, fit
-from fsrobust.config import Run, override
+from fsrobust.config import Run
 from fsrobust.data import Dataset, load_dataset
 from fsrobust.data.batches import pixels
 from fsrobust.recipes import recipe
 from fsrobust.recipes.execute import pick_device
 from fsrobust.recipes.start import initial_model
 from fsrobust.records import read_json
+from fsrobust.settings import override
 
 Numbers = dict[str, float]
 SIDES = ("fp32", "bf16")

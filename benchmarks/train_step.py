@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.recipes import recipe
 from fsrobust.recipes.execute import pick_device
 from fsrobust.recipes.start import initial_model
+from fsrobust.settings import override
 from fsrobust.train.learner import Learner
 
 ENGINES = ("reference", "fast")

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fsrobust.attacks import L2, Linf
-from fsrobust.config import EvaluationConfig, ObjectiveConfig, default_folder, override, parse_fraction
+from fsrobust.config import EvaluationConfig, ObjectiveConfig, default_folder, parse_fraction
 from fsrobust.recipes import RECIPES, recipe
+from fsrobust.settings import override
 from fsrobust.train import AT, AWP, MART, TRADES, FastAT, FSRWeights, Natural
 from fsrobust.types import InputError
 

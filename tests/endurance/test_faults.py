@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from fsrobust.attacks import APGD, ATTACKS, Ball, Cascade, Linf, Square, Stage
-from fsrobust.config import override
 from fsrobust.evaluate import Study, Subject, carry_out, curves, journal
 from fsrobust.recipes import recipe
 from fsrobust.recipes.cell import Place, make_cell
 from fsrobust.recipes.plan import Cell
 from fsrobust.records import FORMAT, read_json
+from fsrobust.settings import override
 from tests.endurance.killing import remains
 from tests.faults import Fault, every_fault, killed_at
 from tests.runs import Listener, digits, net

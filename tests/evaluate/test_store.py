@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fsrobust.attacks import PGD, Linf
-from fsrobust.evaluate.store import describe_attack, describe_ball, format_eps
+from fsrobust.attacks import PGD, Linf, describe_ball, format_eps
+from fsrobust.evaluate.store import describe_attack
 from fsrobust.records import digest_of
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save as to_safetensors
 from scipy.io import savemat
 
-from fsrobust.config import override, parse_fraction
+from fsrobust.config import parse_fraction
 from fsrobust.data.archives import extract
 from fsrobust.data.official import read_cifar10, read_svhn
 from fsrobust.data.readers import decode, read_npz
@@ -31,6 +31,7 @@ from fsrobust.progress import parse_duration
 from fsrobust.recipes import recipe
 from fsrobust.records import Metrics, read_config, read_json
 from fsrobust.records import read_npz as read_arrays
+from fsrobust.settings import override
 from fsrobust.train import load
 from fsrobust.train.checkpoint import find_checkpoint, load_state
 from fsrobust.train.packing import find_packed

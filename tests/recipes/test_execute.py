@@ -10,7 +10,6 @@ import torch
 
 from fsrobust.attacks import L2, Linf
 from fsrobust.cli import run
-from fsrobust.config import override
 from fsrobust.evaluate import read_records
 from fsrobust.plugin import create_model
 from fsrobust.recipes import recipe
@@ -24,6 +23,7 @@ from fsrobust.recipes.execute import (
 )
 from fsrobust.recipes.start import initial_model
 from fsrobust.records import write_json
+from fsrobust.settings import override
 from fsrobust.train.checkpoint import save_checkpoint, weights_bytes
 from fsrobust.types import InputError
 

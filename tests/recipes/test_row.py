@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from fsrobust.attacks import Linf
-from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import adaptive, evaluate
 from fsrobust.evaluate.searching import PILOTS
 from fsrobust.recipes import recipe
 from fsrobust.recipes.row import Row, make_row
+from fsrobust.settings import override
 from fsrobust.train import load
 from tests.runs import Listener
 

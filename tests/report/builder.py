@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fsrobust.attacks import Ball, Linf, make_attack
+from fsrobust.attacks import Ball, Linf, describe_ball, make_attack
 from fsrobust.data import Dataset
 from fsrobust.evaluate import Diagnosis, Sign, Study, Subject
 from fsrobust.evaluate.cascade import STANDING, StageCost, Standing
 from fsrobust.evaluate.outcome import Bits
-from fsrobust.evaluate.store import describe_attack, describe_ball
+from fsrobust.evaluate.store import describe_attack
 from fsrobust.records import Metrics, read_json, write_json, write_npz
 from tests.runs import net
 

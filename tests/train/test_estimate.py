@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fsrobust.config import Run, override
+from fsrobust.config import Run
 from fsrobust.data import load_dataset
 from fsrobust.recipes import recipe
 from fsrobust.recipes.execute import train_run
 from fsrobust.recipes.inspect import cost_of_run
 from fsrobust.recipes.start import Start, initial_model
+from fsrobust.settings import override
 from fsrobust.train import estimate as estimating
 from fsrobust.train.estimate import Estimate, estimate_training
 from fsrobust.types import InputError

@@ -7,6 +7,8 @@ from fsrobust.attacks.apgd import APGD as APGD
 from fsrobust.attacks.balls import L2 as L2
 from fsrobust.attacks.balls import Ball as Ball
 from fsrobust.attacks.balls import Linf as Linf
+from fsrobust.attacks.balls import describe_ball as describe_ball
+from fsrobust.attacks.balls import format_eps as format_eps
 from fsrobust.attacks.balls import make_ball as make_ball
 from fsrobust.attacks.base import Attack as Attack
 from fsrobust.attacks.base import Search as Search

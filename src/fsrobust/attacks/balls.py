@@ -152,3 +152,24 @@ def make_ball(norm: str, eps: float) -> Ball:
     if norm not in BALLS:
         raise unknown_name("norm", norm, BALLS)
     return BALLS[norm](eps)
+
+
+def describe_ball(ball: Ball) -> dict[str, object]:
+    """Return a ball as plain values; eps is written as the field writes it.
+
+    >>> describe_ball(Linf(8 / 255))
+    {'norm': 'linf', 'eps': '8/255'}
+    """
+    return {"norm": ball.norm, "eps": format_eps(ball.eps)}
+
+
+def format_eps(eps: float) -> str:
+    """Return "8/255" for 8/255, and a plain number for what is no multiple of 0.1/255.
+
+    >>> format_eps(0.8 / 255), format_eps(0.15)
+    ('0.8/255', '0.15')
+    """
+    steps = eps * 255
+    if abs(steps * 10 - round(steps * 10)) < 1e-6 and round(eps, 4) != eps:
+        return f"{round(steps, 1):g}/255"
+    return f"{eps:.6g}"

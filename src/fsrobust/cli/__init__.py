@@ -126,10 +126,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a recipe into a run directory; stopped at any time, --resume goes on. Under torchrun, on many GPUs."""
-    from fsrobust.config import default_folder, override
+    from fsrobust.config import default_folder
     from fsrobust.progress import ConsoleReporter, TensorBoardReporter, parse_duration
     from fsrobust.recipes import execute, start
     from fsrobust.recipes import recipe as find
+    from fsrobust.settings import override
 
     start.refuse_clashes(settings or [], init=init, attach=attach or [], engine=engine)
     engine_setting = [f"train.engine={engine}"] if engine else []

@@ -109,8 +109,8 @@ def estimate(
 
     --set, --init and --attach are a recipe's; how to attack is a target's.
     """
-    from fsrobust.config import override
     from fsrobust.recipes import execute, inspect, recipe, start
+    from fsrobust.settings import override
 
     place, is_target = execute.pick_device(device), inspect.is_target(what)
     of_a_recipe = {"--set": settings, "--init": init, "--attach": attach}

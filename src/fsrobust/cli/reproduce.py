@@ -25,7 +25,7 @@ def reproduce(
     ray: Annotated[
         str | None, typer.Option(help='Make cells on a Ray cluster: its HOST:PORT, "auto", or "local".')
     ] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="CPUs of a cell, with --ray.")] = 1,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of a cell, with --ray; 1.")] = None,
     data_root: DataRoot = None,
     device: Device = None,
     as_json: Json = False,
@@ -50,6 +50,12 @@ def reproduce(
     names = None if rows is None else [row.strip() for row in rows.split(",") if row.strip()]
     if names == []:  # which is not to ask for all of them
         raise InputError(f'Expected --rows as at,at+fsr, but got "{rows}"; leave it out for all rows')
+    if cpus is not None and ray is None:
+        raise InputError("Expected --ray with --cpus, which says how many a cell takes of a cluster")
+    if device is not None and ray is not None:
+        raise InputError(
+            "Expected one of two, but got --device and --ray, whose nodes choose; leave --device out"
+        )
     limit = parse_duration(time_limit) if time_limit is not None else None
     place = Place(data_root, pick_device(device), None if limit is None else time.time() + limit)
     cells = plan(chosen, scale=scale, out=out, rows=names, seeds=seeds)  # type: ignore[arg-type]  # checked there
@@ -59,7 +65,7 @@ def reproduce(
         return
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         reproduce.make_cells(
-            cells, place, reporter, budget=budget, cluster=cluster.Cluster(ray, cpus) if ray else None
+            cells, place, reporter, budget=budget, cluster=cluster.Cluster(ray, cpus or 1) if ray else None
         )
     made, folder = read_table(chosen, cells, scale), out / f"{table}-{scale}"  # type: ignore[arg-type]
     write_table(made, folder)

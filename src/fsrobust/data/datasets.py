@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fsrobust.data.catalog import DATASETS as DATASETS
 from fsrobust.data.catalog import DatasetSpec as DatasetSpec
-from fsrobust.data.download import locate, lookup
+from fsrobust.data.download import expand, locate, lookup
 from fsrobust.data.readers import Samples, Split, read_folder, read_npz
 from fsrobust.data.synthetic import synthesise
 from fsrobust.seeding import Noise
@@ -157,9 +157,9 @@ def _read(name: str, split: Split, root: Path | None, image_size: int | None) ->
     kind, _, path = name.partition(":")
     check_resizable(name, image_size)
     if kind == "folder" and path:
-        return read_folder(Path(path).expanduser(), split, image_size=image_size)
+        return read_folder(expand(path), split, image_size=image_size)
     if kind == "npz" and path:
-        return read_npz(Path(path).expanduser(), split)
+        return read_npz(expand(path), split)
     if kind == "synthetic" and path:
         like = lookup(path)
         return synthesise(like.channels, like.image_size, like.class_names, split)

@@ -21,6 +21,18 @@ _MARK: Final = ".whole"
 """Written last into a data set's folder: the sizes of its files once all of them were on disk."""
 
 
+def expand(path: str) -> Path:
+    """Return the path that a text names, a ``~`` in front being a home.
+
+    Raises:
+        InputError: nobody has that home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f'Expected a path, but got "{path}": there is no such home') from error
+
+
 def lookup(name: str) -> DatasetSpec:
     """Return the row of a name.
 
@@ -30,8 +42,8 @@ def lookup(name: str) -> DatasetSpec:
     if name in DATASETS:
         return DATASETS[name]
     near = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-    if not near and Path(name).expanduser().exists():
-        near = [f"folder:{name}" if Path(name).expanduser().is_dir() else f"npz:{name}"]
+    if not near and (path := expand(name)).exists():
+        near = [f"folder:{name}" if path.is_dir() else f"npz:{name}"]
     hint = f"; did you mean {near[0]}?" if near else ""
     raise InputError(
         f"Expected a data set among {', '.join(DATASETS)}, synthetic:NAME, npz:FILE and folder:PATH, "
@@ -50,7 +62,7 @@ def locate(name: str, split: Split, *, root: Path | None = None) -> list[Path]:
         return _find(spec, root, split) or _refuse(spec, root, "--data-root")
     elsewhere = os.environ.get("FSROBUST_DATA")
     if elsewhere:
-        folder = Path(elsewhere).expanduser()
+        folder = expand(elsewhere)
         found = _find(spec, folder, split)
         if found or not folder.is_dir():  # a mistyped folder is no wish to download
             return found or _refuse(spec, folder, "FSROBUST_DATA")
@@ -91,7 +103,7 @@ def cache_folder() -> Path:
     """Return where downloads are kept: FSROBUST_CACHE, or the place the system has for caches."""
     chosen = os.environ.get("FSROBUST_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return expand(chosen)
     import pooch
 
     return Path(pooch.os_cache("fsrobust"))

@@ -201,6 +201,11 @@ def _class_folders(folder: Path) -> list[str]:
             )
         visible = (path for path in (folder / split).iterdir() if not path.name.startswith("."))
         found.append({path.name for path in visible if path.is_dir()})
+        for name in found[-1]:
+            if not _is_text(name):
+                raise InputError(
+                    f"Expected class folders named in UTF-8, but got {name!a} in {folder / split}"
+                )
     for split, names in zip(_SPLITS, found, strict=True):
         for name in sorted(set.union(*found) - names):
             raise InputError(
@@ -212,6 +217,15 @@ def _class_folders(folder: Path) -> list[str]:
             f"but got {', '.join(found[0]) or 'none'}"
         )
     return sorted(found[0])
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a file's name can be written down: bytes that are no UTF-8 cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -262,8 +276,8 @@ def decode(file: Path, image_size: int | None) -> UInt8[np.ndarray, "H W 3"]:
     with reading(file, "an image"), warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(file, formats=tuple(set(_FORMATS.values()))) as image:
-            if image.mode.startswith(("I", "F")):
-                raise InputError(f"Expected 8 bits a pixel, but {file} has mode {image.mode}; convert it")
+            if image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in image.tile):
+                raise InputError(f"Expected 8 bits a channel, but {file} has more; convert it")
             # A palette may hold transparency, which Pillow drops in silence only by way of RGBA.
             rgb = (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
         if image_size is not None:

@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 import torch
 
 from fsrobust.data.datasets import Dataset, check_resizable, load_dataset
+from fsrobust.data.download import expand
 from fsrobust.data.memory import free_memory
 from fsrobust.data.readers import Split
 from fsrobust.data.streamed import Streamed, stream_folder
@@ -47,7 +48,7 @@ def open_dataset(  # noqa: PLR0913 - which data, and where they may stay
             )
         return load_dataset(name, split, root=root, image_size=image_size)
     check_resizable(name, image_size)
-    files = stream_folder(Path(path).expanduser(), split, name=name, image_size=image_size)
+    files = stream_folder(expand(path), split, name=name, image_size=image_size)
     if keep == "auto":
         devices = {torch.device("cpu"), device or torch.device("cpu")}
         free = min(free_memory(each) for each in devices)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fsrobust.attacks import Attack, Ball, Cascade
+from fsrobust.attacks import Attack, Ball, Cascade, describe_ball, format_eps
 from fsrobust.data import Dataset
 from fsrobust.evaluate.identity import identify
 from fsrobust.evaluate.kept import RECORD, digests, list_records, read_samples
@@ -151,28 +151,6 @@ def _after(folder: Path, now: datetime.datetime) -> str:
 def device_of(model: nn.Module) -> torch.device:
     """Return where a model's parameters are, the CPU if it has none."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def describe_ball(ball: Ball) -> dict[str, object]:
-    """Return a ball as plain values; eps is written as the field writes it.
-
-    >>> from fsrobust.attacks import Linf
-    >>> describe_ball(Linf(8 / 255))
-    {'norm': 'linf', 'eps': '8/255'}
-    """
-    return {"norm": ball.norm, "eps": format_eps(ball.eps)}
-
-
-def format_eps(eps: float) -> str:
-    """Return "8/255" for 8/255, and a plain number for what is no multiple of 0.1/255.
-
-    >>> format_eps(0.8 / 255), format_eps(0.15)
-    ('0.8/255', '0.15')
-    """
-    steps = eps * 255
-    if abs(steps * 10 - round(steps * 10)) < 1e-6 and round(eps, 4) != eps:
-        return f"{round(steps, 1):g}/255"
-    return f"{eps:.6g}"
 
 
 def describe_attack(attack: Attack) -> dict[str, object]:

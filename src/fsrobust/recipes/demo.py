@@ -7,7 +7,6 @@ from typing import Final
 
 import torch
 
-from fsrobust.config import override
 from fsrobust.data import load_dataset
 from fsrobust.evaluate import Outcome, carry_out
 from fsrobust.evaluate.engine import Progress
@@ -15,6 +14,7 @@ from fsrobust.evaluate.study import carry_out_diagnosis
 from fsrobust.recipes import recipe
 from fsrobust.recipes.execute import find_target, plan_study, train_run
 from fsrobust.report import report
+from fsrobust.settings import override
 from fsrobust.train import Reporter
 
 CHAPTERS: Final = {"standard": "digits-natural", "AT": "digits-at", "AT + FSR": "digits-at-fsr"}

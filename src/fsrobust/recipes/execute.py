@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fsrobust.attacks import ATTACKS, SCORE_BASED, SUITES, Ball, make_ball
+from fsrobust.attacks import ATTACKS, SCORE_BASED, SUITES, Ball, format_eps, make_ball
 from fsrobust.attacks.balls import BALLS
 from fsrobust.config import Run, parse_fraction
 from fsrobust.data import Source, draw, open_dataset
@@ -16,7 +16,7 @@ from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject
 from fsrobust.evaluate.adaptive import ADAPTIVE
 from fsrobust.evaluate.searching import PILOTS, choose_precision
-from fsrobust.evaluate.store import device_of, format_eps
+from fsrobust.evaluate.store import device_of
 from fsrobust.plugin import config_of, insertion_points
 from fsrobust.recipes.networks import check_answers, find_network
 from fsrobust.recipes.start import initial_model
@@ -111,6 +111,8 @@ class Target:
     data: str | None
     ball: Ball | None
     image_size: int | None = None
+    class_names: tuple[str, ...] = ()
+    """What its classes were called in training, where that is known."""
 
 
 def find_target(text: str, *, checkpoint: str = "last") -> Target:
@@ -129,6 +131,7 @@ def find_target(text: str, *, checkpoint: str = "last") -> Target:
             data=(config.get("data") or {}).get("name"),
             ball=make_ball(ball["norm"], parse_fraction(ball["eps"])) if ball else None,
             image_size=config.get("image_size"),
+            class_names=tuple((config.get("data") or {}).get("class_names", ())),
         )
     return Target(Subject(network.model, source=path.name if path.is_file() else text), None, None, None)
 
@@ -165,6 +168,7 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
     keep = "disk" if name.startswith("folder:") else "memory"
     test = open_dataset(name, "test", root=root, image_size=image_size, keep=keep)
     _check_fit(target.subject, test)
+    _check_names(target, test)
     ball = _ball(target.ball or make_ball("linf", 8 / 255), norm, eps)
     chosen = (draw(test, count=limit, seed=seed) if limit is not None else test).resident()
     folder = out or target.folder or _audit_folder(target.subject)
@@ -220,6 +224,23 @@ def _check_fit(subject: Subject, data: Source) -> None:
         )
 
 
+def _check_names(target: Target, data: Source) -> None:
+    """Refuse classes of other names, or in another order: an answer is a place in that order."""
+    if not (_named(target.class_names) and _named(data.class_names)):
+        return
+    for place, (learnt, here) in enumerate(zip(target.class_names, data.class_names, strict=True)):
+        if learnt != here:
+            raise InputError(
+                f'{target.subject.source} calls its class {place} "{learnt}", but {data.name} calls it "{here}"; '
+                "give the classes the names that they were trained by"
+            )
+
+
+def _named(classes: Sequence[str]) -> bool:
+    """Return whether classes have names other than their places."""
+    return list(classes) != [str(place) for place in range(len(classes))]
+
+
 def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.") or "model"
 
@@ -247,6 +268,10 @@ def applicable(names: Sequence[str], model: nn.Module) -> tuple[list[str], list[
 
 def remarks(names: Sequence[str], study: Study) -> list[str]:
     """Return what somebody should know who asks for these attacks, a sentence each."""
+    if study.surrogate is not None and all(name in SCORE_BASED or name == ADAPTIVE for name in names):
+        return [
+            f"--surrogate is left aside: no attack of {', '.join(names)} takes another network's gradients"
+        ]
     own = [name for name in names if name in SUITES["blackbox"] and name not in SCORE_BASED]
     if study.surrogate is not None or not own:
         return []

@@ -15,6 +15,8 @@ from fsrobust.models import MODELS, ModelConfig
 from fsrobust.plugin import Guarded, build
 from fsrobust.recipes.networks import Network, attach_configured, check_answers, find_network
 from fsrobust.seeding import derive
+from fsrobust.settings import depart
+from fsrobust.train.pairs import refuse_pairs
 from fsrobust.types import InputError
 
 _OF_THE_PLUG_IN: Final = ("model.tau", "model.mask", "model.separation")
@@ -77,26 +79,29 @@ def prepare(  # noqa: PLR0913 - what can be put in
             "--init RUN, FILE or pkg.module:factory" if not init else "--data folder:PATH, npz:FILE or a name"
         )
         raise InputError(f"Expected {missing}: {run.recipe} fine-tunes a trained network on data of your own")
-    network = find_network(init) if init else None
+    network, replaced = find_network(init) if init else None, bool(run.data)
     samples = open_dataset(
         data or run.data, "train", root=root, image_size=image_size, keep=keep, device=device, say=say
     )
     run = replace(run, image_size=image_size)
     run = adapt(run, samples) if data else run
     if network is not None and init is not None:
-        return _from_network(run, samples, network, init=init, layers=layers)
+        return _from_network(run, samples, network, init=init, layers=layers, replaced=replaced)
     if layers and layers != run.model.fsr:
-        run = replace(run, model=replace(run.model, fsr=layers), published=None)
+        changed = replace(run, model=replace(run.model, fsr=layers))
+        run = depart(changed, [f"model.fsr={','.join(layers)}"])
+    _refuse_idle(run)
     return Start(run, samples, initial_model(run))
 
 
 def adapt(run: Run, data: Source) -> Run:
     """Return the run on another data set: its name, and a model of its channels and classes.
 
-    No published number speaks of such a run.
+    The title says so, unless the recipe is one for data of one's own; no published number speaks of such a run.
     """
     model = replace(run.model, channels=data.channels, classes=data.classes)
-    return replace(run, data=data.name, model=model, published=None)
+    other = [f"data={data.name}"] if run.data not in ("", data.name) else []
+    return depart(replace(run, data=data.name, model=model), other)
 
 
 def initial_model(run: Run) -> nn.Module:
@@ -106,8 +111,10 @@ def initial_model(run: Run) -> nn.Module:
         return build(run.model)
 
 
-def _from_network(run: Run, data: Source, network: Network, *, init: str, layers: tuple[str, ...]) -> Start:
-    """Return the run with this network in place of the recipe's."""
+def _from_network(
+    run: Run, data: Source, network: Network, *, init: str, layers: tuple[str, ...], replaced: bool
+) -> Start:
+    """Return the run with this network; the title says so where it is ``replaced``, that is, the recipe has its own."""
     shape = (data.channels, *data.image_size)
     config = network.config or ModelConfig(init, classes=data.classes, channels=data.channels)
     check_answers(network.model, shape, data.classes, who=init, where=data.name)
@@ -119,14 +126,37 @@ def _from_network(run: Run, data: Source, network: Network, *, init: str, layers
                 f"Expected one of two, but got --attach {','.join(layers)} and --init {init}, which has the plug-in "
                 f"after {', '.join(model.at)} already; leave --attach out"
             )
+        _refuse_other_plug_in(run.model, config, init)
         config = replace(config, fsr=model.at)
     elif layers or run.model.fsr:
         config = _guarded(config, run.model, layers)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(run.train.seed, "weights"))
             model = _attach(network, config, shape, given=bool(layers))
-    run = replace(run, data=data.name, model=config, init=before, published=None)
+    tuned = replace(run, data=data.name, model=config, init=before)
+    changes = [f"init={init}"] if replaced else []
+    changes += [f"model.fsr={','.join(config.fsr)}"] if config.fsr and not run.model.fsr else []
+    run = depart(tuned, changes)
+    _refuse_idle(run)
     return Start(run, data, model)
+
+
+def _refuse_other_plug_in(wanted: ModelConfig, there: ModelConfig, init: str) -> None:
+    """Refuse settings of a plug-in that is trained already, with those that it has."""
+    for setting in _OF_THE_PLUG_IN:
+        name = setting.removeprefix("model.")
+        value, own = getattr(wanted, name), getattr(there, name)
+        if value not in (own, getattr(ModelConfig, name)):
+            raise InputError(
+                f"Expected one of two, but got --set {setting}={value} and --init {init}, whose plug-in was trained "
+                f"with {own}; leave the setting out"
+            )
+
+
+def _refuse_idle(run: Run) -> None:
+    """Refuse settings of a plug-in where there is none."""
+    parts = {"model": run.model, "objective": run.objective}
+    refuse_pairs({f"{part}.{name}": value for part, of in parts.items() for name, value in vars(of).items()})
 
 
 def _guarded(config: ModelConfig, recipe: ModelConfig, layers: tuple[str, ...]) -> ModelConfig:

@@ -45,12 +45,15 @@ class RunResults:
         return f"{source} (evaluated in {folder})" if of_a_run else source
 
     def published(self, evaluation: Evaluation) -> dict[str, float]:
-        """Return published accuracies (%) by attack, {} where they are not of this data and ball."""
+        """Return published accuracies (%) by attack, {} unless they are of this data, ball and last epoch."""
         config = self.config or {}
         meant = config.get("evaluation") or {}
         same_ball = (meant.get("norm"), meant.get("eps")) == (evaluation.norm, evaluation.eps)
         same_data = (config.get("data") or {}).get("name") == evaluation.record["data"]["name"]
-        if not (config.get("published") and same_ball and same_data):
+        planned = (config.get("train") or {}).get("epochs")
+        finished = bool(self.metrics) and self.metrics[-1].get("epoch") == planned
+        last = evaluation.checkpoint != "best" and finished
+        if not (config.get("published") and same_ball and same_data and last):
             return {}
         return dict(config["published"]["accuracy"])
 

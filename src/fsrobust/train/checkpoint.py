@@ -20,7 +20,7 @@ from torch import nn
 
 from fsrobust.attacks.compiled import first_line
 from fsrobust.plugin import config_of
-from fsrobust.records import FORMAT, digest_of_file, is_damage, move_aside, sync_folder, write_bytes
+from fsrobust.records import FORMAT, Metrics, digest_of_file, is_damage, move_aside, sync_folder, write_bytes
 from fsrobust.train.packing import safetensors_bytes
 from fsrobust.types import InputError
 
@@ -106,10 +106,18 @@ def start_anew(run: Path) -> list[str]:
     """Set aside what is left of a run that has no checkpoint to go on from; return a sentence if there is anything.
 
     Its metrics go with its checkpoints: they are of a training that is lost.
+
+    Raises:
+        InputError: its weights are packed: what is trained anew would not be what they are.
     """
+    if any((run / "weights").glob("*.sha256")):
+        raise InputError(
+            f'"{run}" has the weights of a finished run and no checkpoint to go on from; choose another --out, or '
+            "start from them with --init"
+        )
     folder, metrics = run / "checkpoints", run / "metrics.jsonl"
-    if not _steps(folder) and not (folder / "last").exists():
-        return []  # killed before its first checkpoint
+    if not _steps(folder) and not (folder / "last").exists() and len(Metrics(metrics).rows()) < 2:
+        return []  # killed before its first checkpoint, which an epoch's metrics go before
     # "last" goes last: a kill in between must not make the rest look as if there had been no checkpoint
     for path in (*_steps(folder), metrics, folder / "best", folder / "last"):
         if path.exists():

@@ -5,7 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from fsrobust.attacks import describe_ball
+from fsrobust.data import Source
 from fsrobust.records import read_json
+from fsrobust.train.objectives import Objective
 from fsrobust.types import InputError
 
 _LARGEST: Final = 1e30
@@ -104,11 +107,25 @@ def read_begun(file: Path) -> dict[str, Any]:
         ) from error
 
 
+def describe_run(
+    objective: Objective, train: TrainConfig, data: Source, config: Mapping[str, object]
+) -> dict[str, object]:
+    """Return what config.json says of a run, of its objective and ball unless ``config`` says it in its own words."""
+    ball = {"evaluation": describe_ball(objective.attack.ball)} if objective.attack else {}
+    samples = {
+        "name": data.name,
+        "sha256": data.sha256,
+        "n": len(data),
+        "class_names": list(data.class_names),
+    }
+    return {"objective": repr(objective), **ball, **config, "train": asdict(train), "data": samples}
+
+
 def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> list[str]:
     """Refuse to resume with a configuration other than the run's own, but for how a batch is shared out.
 
-    A setting newer than the run had its default. Data are their samples, whatever they are called: a sentence is
-    returned for another name.
+    A setting newer than the run had its default, and a title is no more than a name. Data are their samples, whatever
+    they are called: a sentence is returned for another name.
 
     Raises:
         InputError: another configuration; the message says in what.
@@ -116,8 +133,10 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path)
     remarks: list[str] = []
     if isinstance(before.get("train"), dict):
         before = {**before, "train": {**asdict(TrainConfig()), **before["train"]}}
-    for part in sorted(set(now) - {"provenance"}):
+    for part in sorted(set(now) - {"provenance", "title"}):
         theirs, ours = _plain(before.get(part)), _plain(now[part])
+        if part == "evaluation" and theirs is None:  # of a run that did not say in which ball it is judged
+            continue
         if part == "train" and isinstance(theirs, dict):
             theirs |= {name: ours[name] for name in SHARING if name in ours}
         if part == "data" and isinstance(theirs, dict) and theirs.get("name") != ours["name"]:
@@ -126,6 +145,8 @@ def check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], out: Path)
                 f"the same samples, so it goes on (evaluate it with --data {ours['name']})"
             )
             theirs["name"] = ours["name"]
+        if part == "data" and isinstance(theirs, dict):
+            theirs.setdefault("class_names", ours.get("class_names"))
         if theirs != ours:
             keys = (
                 [k for k in ours if theirs.get(k) != ours[k]]

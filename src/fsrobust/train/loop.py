@@ -8,7 +8,6 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,14 @@ from fsrobust.train.checkpoint import (
     save_checkpoint,
     start_anew,
 )
-from fsrobust.train.config import History, TrainConfig, TrainingError, check_same_run, read_begun
+from fsrobust.train.config import (
+    History,
+    TrainConfig,
+    TrainingError,
+    check_same_run,
+    describe_run,
+    read_begun,
+)
 from fsrobust.train.control import Reporter, Silent, Stopwatch
 from fsrobust.train.distributed import Team, check_shares, team_on
 from fsrobust.train.fast import check_collapse
@@ -127,13 +133,8 @@ class _Run:
         """Write config.json, or check it and load the newest sound checkpoint."""
         if self.out is None:
             return
-        written = {
-            "objective": repr(self.objective),  # unless the caller says it in its own words
-            **config,
-            "train": asdict(self.train),
-            "data": {"name": self.data.name, "sha256": self.data.sha256, "n": len(self.data)},
-            "provenance": {**provenance(self.device), "processes": self.team.size},
-        }
+        own = {**provenance(self.device), "processes": self.team.size}
+        written = describe_run(self.objective, self.train, self.data, config) | {"provenance": own}
         with self.team.in_turn():
             self._open(self.out, written, resume=resume)
         self.team.check_same(self.position.step, "checkpoint")

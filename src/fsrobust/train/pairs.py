@@ -1,16 +1,17 @@
 """Settings that cannot go together, as a table: each pair with its reason."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
 
+from fsrobust.models import ModelConfig
 from fsrobust.train.awp import AWP
 from fsrobust.train.config import TrainConfig
 from fsrobust.train.distributed import environment_rank
 from fsrobust.train.fast import FastAT
-from fsrobust.train.objectives import AT, MART, TRADES, Natural, Objective
+from fsrobust.train.objectives import AT, MART, TRADES, FSRWeights, Natural, Objective
 from fsrobust.types import InputError
 
 OBJECTIVES: Final[dict[str, type[Natural | AT | FastAT | TRADES | MART]]] = {
@@ -33,7 +34,34 @@ class Pair:
     reason: str
 
 
+def _idle(objectives: Collection[str], setting: str, default: object, what: str) -> Pair:
+    """Return the pair of a setting that only some objectives have with any other."""
+    return Pair(
+        "objective.name",
+        setting,
+        lambda name, value: name not in objectives and value != default,  # a default is what nobody has set
+        f"only {' and '.join(f'objective.name={name}' for name in objectives)} has {what}",
+    )
+
+
+def _of_the_plug_in(setting: str, default: object) -> Pair:
+    """Return the pair of a setting of the plug-in with a model that has none."""
+    return Pair(
+        "model.fsr",
+        setting,
+        lambda layers, value: not layers and value != default,
+        "it is the plug-in's, and the model has none",
+    )
+
+
 PAIRS: Final = (
+    _idle(("trades",), "objective.beta", TRADES.beta, "a β"),
+    _idle(("mart",), "objective.mart_weight", MART.weight, "that weight"),
+    _idle(("trades", "mart"), "objective.share_noise", False, "two passes to share noise"),
+    _of_the_plug_in("objective.lambda_sep", FSRWeights.separation),
+    _of_the_plug_in("objective.lambda_rec", FSRWeights.recalibration),
+    _of_the_plug_in("objective.nonrobust", FSRWeights.nonrobust),
+    *(_of_the_plug_in(f"model.{name}", getattr(ModelConfig, name)) for name in ("tau", "mask", "separation")),
     Pair(
         "objective.name",
         "objective.awp",
