@@ -166,6 +166,42 @@ def test_published_numbers_stay_with_what_they_speak_of() -> None:
     assert override(run, ["train.seed=3", "train.epochs=99"]).published is None
 
 
+def test_all_images_keep_the_published_numbers() -> None:
+    """They are of trainings without a validation split."""
+    run = recipe(BASE)
+    assert override(run, ["train.train_on=all"]).published == run.published
+    assert override(run, ["train.train_on=all", "train.epochs=99"]).published is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (["objective.name=trades", "model.fsr=layer3"], " with objective.name=trades, model.fsr=layer3"),
+        (["train.epochs=1", "train.epochs=2"], " with train.epochs=2"),
+        (["train.epochs=1", "train.epochs=100"], ""),
+        (["train.seed=3", "objective.eps=8/255"], ""),
+        ([" train.lr = 0.2 "], " with train.lr=0.2"),
+    ],
+)
+def test_a_title_names_what_is_not_as_in_the_recipe(settings: list[str], named: str) -> None:
+    """Two methods under one name would be taken for two seeds of one."""
+    assert override(recipe(BASE), settings).title == recipe(BASE).title + named
+    once_more = override(override(recipe(BASE), ["model.width=32"]), settings).title
+    assert once_more == f"{recipe(BASE).title} with model.width=32{named.replace(' with', ',')}"
+
+
+@pytest.mark.parametrize("part", ["objective", "evaluation"])
+def test_another_norm_needs_a_radius(part: str) -> None:
+    """What 8/255 is in L∞, it is not in L2; radii that are there already are taken."""
+    with pytest.raises(
+        InputError, match=rf"{part}\.eps with {part}\.norm=l2: a radius of 8/255 is meant in linf"
+    ):
+        override(recipe(BASE), [f"{part}.norm=l2"])
+    run = override(recipe(BASE), [f"{part}.norm=l2", f"{part}.eps=0.5"])
+    assert getattr(run, part).norm == "l2"
+    assert override(run, [f"{part}.norm=l2"]) == run
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_run_is_described_in_plain_values(name: str) -> None:
     """The description survives JSON, and its radii are written as the field writes them."""

@@ -135,7 +135,7 @@ class Run:
     """
 
     recipe: str
-    title: str
+    title: str = field(compare=False)
     data: str
     model: ModelConfig
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -1,6 +1,9 @@
 """Folders of images are read in order and pixel for pixel, and every unusable one is named."""
 
+import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +113,7 @@ def test_unusable_images_are_named(folder: Path) -> None:
     file = folder / "train/cat/2.png"
     good = file.read_bytes()
     save(file, pixels(6, 6).astype(np.uint16) * 257)
-    with pytest.raises(InputError, match=r"8 bits a pixel, but .*2\.png has mode I;16"):
+    with pytest.raises(InputError, match=r"8 bits a channel, but .*2\.png"):
         read_folder(folder, "train")
     for broken in (good[:-30], b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 6\n"):
         file.write_bytes(broken)
@@ -118,6 +121,38 @@ def test_unusable_images_are_named(folder: Path) -> None:
             read_folder(folder, "train")
     save(folder / "train/cat/3.tif", pixels(6, 6, 3))
     with pytest.raises(InputError, match=r"3\.tif; convert it"):
+        read_folder(folder, "train")
+
+
+@pytest.mark.parametrize("colour", [2, 4, 6])
+def test_sixteen_bits_a_channel_are_refused(folder: Path, colour: int) -> None:
+    """Pillow would cut colours, and greys with transparency, to their high bytes in silence."""
+    file = folder / "train/cat/2.png"
+    file.write_bytes(sixteen_bits(6, colour))
+    with pytest.raises(InputError, match=r"8 bits a channel, but .*2\.png"):
+        read_folder(folder, "train")
+
+
+def sixteen_bits(side: int, colour: int) -> bytes:
+    """Return a PNG of 16 bits a channel, which Pillow does not write: RGB (2); grey (4) or RGB (6) and how opaque."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    channels = {2: 3, 4: 2, 6: 4}[colour]
+    rows = b"".join(b"\0" + pixels(side, channels, 2, seed=row).tobytes() for row in range(side))
+    header = struct.pack(">IIBBBBB", side, side, 16, colour, 0, 0, 0)
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_classes_are_named_in_text(folder: Path) -> None:
+    """Bytes of another encoding, as old archives leave them, are refused before anything is trained on them."""
+    for split in ("train", "test"):
+        (folder / split / "cat").rename(os.fsdecode(os.fsencode(folder / split) + b"/caf\xe9"))
+    with pytest.raises(InputError, match=r"named in UTF-8, but got 'caf"):
         read_folder(folder, "train")
 
 

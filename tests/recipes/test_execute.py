@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,13 +20,16 @@ from fsrobust.recipes.execute import (
     find_target,
     pick_device,
     plan_study,
+    train_run,
     training_device,
 )
-from fsrobust.recipes.start import initial_model
+from fsrobust.recipes.start import initial_model, prepare
 from fsrobust.records import write_json
 from fsrobust.settings import override
 from fsrobust.train.checkpoint import save_checkpoint, weights_bytes
 from fsrobust.types import InputError
+from tests.images import make_folder
+from tests.runs import at, train
 
 OWN = """
 import torch
@@ -120,6 +124,30 @@ def test_records_do_not_go_into_another_runs_folder(tmp_path: Path) -> None:
     assert plan_study(target, limit=5, out=tmp_path / "third").folder == tmp_path / "third"
 
 
+def test_a_run_from_python_is_judged_in_its_own_ball(tmp_path: Path) -> None:
+    """``fit`` leaves the ball of its objective behind, as the command does."""
+    train(tmp_path, epochs=1)
+    assert plan_study(find_target(str(tmp_path)), limit=5).ball == at().ball
+
+
+def test_classes_have_the_names_that_they_were_trained_by(tmp_path: Path) -> None:
+    """Folders are numbered by their names: with others in between, every answer would count as another class."""
+    there, renamed = make_folder(tmp_path / "a", classes=3), make_folder(tmp_path / "b", classes=3)
+    run = override(recipe("digits-at"), ["model.width=4", "train.epochs=1", "train.validation=4"])
+    start = prepare(run, data=f"folder:{there}")
+    train_run(start.run, start.data, model=start.model, out=tmp_path / "run", device=torch.device("cpu"))
+    target = find_target(str(tmp_path / "run"))
+    assert plan_study(target, data=f"folder:{renamed}").total == 12
+    for split in ("train", "test"):
+        (renamed / split / "class2").rename(renamed / split / "Class2")
+    with pytest.raises(InputError, match=r'calls its class 0 "class0", but folder:.* calls it "Class2"'):
+        plan_study(target, data=f"folder:{renamed}")
+    blank, labels = np.zeros((3, 3, 8, 8), np.uint8), np.arange(3)
+    split = {"train_images": blank, "train_labels": labels, "test_images": blank, "test_labels": labels}
+    np.savez(tmp_path / "numbers.npz", allow_pickle=False, **split)
+    assert plan_study(target, data=f"npz:{tmp_path / 'numbers.npz'}").total == 3  # which has no names
+
+
 @pytest.mark.usefixtures("own")
 def test_another_norm_needs_its_own_radius() -> None:
     """In L2 a radius of L∞ is next to nothing, and a network that withstands it has shown nothing."""
@@ -195,5 +223,7 @@ def test_there_is_nothing_to_adapt_to_in_a_network_without_the_plug_in(
     assert "di-fgsm: with the model's own gradients" in " ".join((shown.out + shown.err).split())
     attacked = {record["name"] for record in read_records(tmp_path / "out") if record["kind"] == "attack"}
     assert attacked == {"fgsm", "di-fgsm"}
+    assert run([*target, "--attacks", "square", "--surrogate", "somebodys:model"]) == 0
+    assert "--surrogate is left aside" in " ".join(capsys.readouterr().err.split())
     assert run([*target, "--attacks", "adaptive"]) == 2
     assert "nothing to adapt to" in capsys.readouterr().err

@@ -19,9 +19,10 @@ from fsrobust.train import load
 from tests.runs import Listener
 
 
-def row(folder: Path, time_limit: float | None = None) -> Row:
+def row(folder: Path, time_limit: float | None = None, *, seed: int = 0, epochs: int = 2) -> Row:
     """Make a row of a short training on digits."""
-    run = override(recipe("digits-at-fsr"), ["train.epochs=2", "model.width=4"])
+    settings = [f"train.epochs={epochs}", "model.width=4", f"train.seed={seed}"]
+    run = override(recipe("digits-at-fsr"), settings)
     listener = Listener()
     return make_row(
         run,
@@ -50,6 +51,14 @@ def test_a_row_is_stopped_continued_and_carried_away(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} >= {"config.json", "metrics.jsonl", "weights", "eval"}
     assert not (out / "checkpoints").exists()
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_runs_of_a_row_meet_the_same_images(tmp_path: Path) -> None:
+    """Whatever their seeds, so that they can be compared sample by sample."""
+    runs = [row(tmp_path / str(seed), seed=seed, epochs=1).outcomes["last"] for seed in (0, 1)]
+    assert runs[0].ids.tolist() == runs[1].ids.tolist()
+    assert 0 < len(runs[0].ids) < 360
 
 
 @pytest.mark.slow

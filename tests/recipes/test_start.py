@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fsrobust.recipes.execute import find_target, train_run
 from fsrobust.recipes.networks import find_network
 from fsrobust.recipes.start import prepare, refuse_clashes
 from fsrobust.records import read_json, write_bytes
+from fsrobust.settings import override
 from fsrobust.train import TrainConfig, load
 from fsrobust.train.checkpoint import weights_bytes
 from fsrobust.types import InputError
@@ -103,6 +105,36 @@ def test_a_plug_in_that_is_there_stays(tmp_path: Path) -> None:
     assert start.run.model.fsr == ("layer2",)
     with pytest.raises(InputError, match=r"--attach layer3 and --init .*after layer2 already"):
         prepare(recipe("digits-at-fsr"), init=str(file), attach=["layer3"])
+
+
+def test_settings_of_a_plug_in_that_is_there_are_refused(tmp_path: Path) -> None:
+    """It keeps those that it was trained with, which may be said again."""
+    file, _ = digits_file(tmp_path, fsr="layer2")
+    run = recipe("digits-at-fsr")
+    with pytest.raises(InputError, match=r"--set model\.tau=0\.5 and --init .* was trained with 0\.1"):
+        prepare(override(run, ["model.tau=0.5"]), init=str(file))
+    assert prepare(override(run, ["model.tau=0.1"]), init=str(file)).run.model.tau == 0.1
+
+
+def test_a_title_names_what_was_put_in(tmp_path: Path, own: str) -> None:
+    """Data, weights and layers that a recipe has of its own are named; those that it asks for are not."""
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "guarded").mkdir()
+    plain, guarded = (
+        digits_file(tmp_path / n, fsr=f)[0] for n, f in (("plain", None), ("guarded", "layer2"))
+    )
+
+    def title(name: str, **put_in: Any) -> str:
+        return prepare(recipe(name), **put_in).run.title
+
+    assert title("digits-at") == title("digits-at", data="digits") == "Digits, AT"
+    assert title("digits-at", data=own) == f"Digits, AT with data={own}"
+    assert title("digits-at", attach=["layer1"]) == "Digits, AT with model.fsr=layer1"
+    assert title("digits-at", init=str(plain)) == f"Digits, AT with init={plain}"
+    assert title("digits-at", init=str(guarded)) == f"Digits, AT with init={guarded}, model.fsr=layer2"
+    assert title("finetune-at", init=str(plain), data="digits") == "Fine-tuning, AT"
+    assert title("finetune-at", init=str(guarded), data="digits") == "Fine-tuning, AT with model.fsr=layer2"
+    assert title("finetune-at-fsr", init=str(plain), data="digits") == "Fine-tuning, AT + FSR"
 
 
 def test_layers_of_the_recipes_own_network() -> None:

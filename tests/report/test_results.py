@@ -269,7 +269,7 @@ def test_nothing_readable_is_an_evaluation_less(tmp_path: Path) -> None:
     ("fake", "fits"),
     [
         (Fake(), True),
-        (Fake(checkpoint="best"), True),
+        (Fake(checkpoint="best"), False),
         (Fake(ball=Linf(4 / 255)), False),
         (Fake(ball=L2(0.5)), False),
         (Fake(data="digits"), False),
@@ -279,6 +279,15 @@ def test_published_numbers_are_of_one_setting(tmp_path: Path, fake: Fake, fits: 
     """Published numbers stand beside the ball and data they were published for, nowhere else."""
     run = read_run(write_run(tmp_path / "run", fake))
     assert run.published(run.evaluations[0]) == (PUBLISHED if fits else {})
+
+
+def test_published_numbers_are_of_a_whole_training(tmp_path: Path) -> None:
+    """A run that stopped an epoch early has none beside it."""
+    run = read_run(write_run(tmp_path, epochs=3))
+    assert run.published(run.evaluations[0]) == PUBLISHED
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    assert read_run(tmp_path).published(run.evaluations[0]) == {}
 
 
 def test_strongest_attack(tmp_path: Path) -> None:

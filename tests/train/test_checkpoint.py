@@ -29,7 +29,7 @@ from fsrobust.train.checkpoint import (
     save_checkpoint,
     start_anew,
 )
-from fsrobust.train.packing import safetensors_bytes
+from fsrobust.train.packing import pack, safetensors_bytes
 from fsrobust.train.trained import read_weights
 from fsrobust.types import InputError
 from tests.faults import Fault, every_fault, killed_at
@@ -343,6 +343,23 @@ def test_starting_anew_loses_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in aside.iterdir()) == ["00000001-1", "best-1", "last-1", "metrics.jsonl-1"]
     assert (aside / "metrics.jsonl-1").read_text() == '{"epoch": 1}\n'
     assert start_anew(tmp_path) == []
+
+
+def test_metrics_without_a_checkpoint_go_aside(tmp_path: Path) -> None:
+    """Two epochs' are of a training whose checkpoints somebody has taken away."""
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    (remark,) = start_anew(tmp_path)
+    assert str(tmp_path / "checkpoints" / "damaged") in remark
+    assert not metrics.exists()
+    assert len((tmp_path / "checkpoints" / "damaged" / "metrics.jsonl-1").read_text().splitlines()) == 2
+
+
+def test_packed_weights_are_not_trained_over(tmp_path: Path) -> None:
+    """They are of a finished run, and would go on being taken for what is trained."""
+    pack(net(), tmp_path / "weights", "last")
+    with pytest.raises(InputError, match="no checkpoint to go on from"):
+        start_anew(tmp_path)
 
 
 def test_the_best_of_each_that_is_kept_is_kept(tmp_path: Path) -> None:

@@ -61,7 +61,10 @@ def _fsr(run: Run, **model: Any) -> Run:
 
 def _objective(name: Literal["at", "trades", "mart"], *, fsr: bool) -> Change:
     def change(run: Run) -> Run:
-        run = replace(run, objective=replace(run.objective, name=name))
+        objective = replace(run.objective, name=name)
+        if name == "mart" and run.model.name.startswith("wrn"):
+            objective = replace(objective, mart_weight=6.0)
+        run = replace(run, objective=objective)
         return _fsr(run) if fsr else run
 
     return change
@@ -126,12 +129,11 @@ _ROWS: Final[dict[str, dict[str, Change]]] = {
 def _base(data: str, model: str, classes: int) -> Run:
     """Return AT on a data set with a network, CIFAR-10's set-up; the paper gives none of its own for the others."""
     width = architecture(model).width
-    weight = 6.0 if model.startswith("wrn") else 5.0
     return replace(
         cifar10_resnet18_at(),
         data=data,
         model=ModelConfig(model, classes=classes, width=width),
-        objective=ObjectiveConfig("at", mart_weight=weight),
+        objective=ObjectiveConfig("at"),
         published=None,
     )
 

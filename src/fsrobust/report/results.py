@@ -50,10 +50,9 @@ class RunResults:
         meant = config.get("evaluation") or {}
         same_ball = (meant.get("norm"), meant.get("eps")) == (evaluation.norm, evaluation.eps)
         same_data = (config.get("data") or {}).get("name") == evaluation.record["data"]["name"]
-        planned = (config.get("train") or {}).get("epochs")
-        finished = bool(self.metrics) and self.metrics[-1].get("epoch") == planned
-        last = evaluation.checkpoint != "best" and finished
-        if not (config.get("published") and same_ball and same_data and last):
+        trained = self.metrics[-1].get("epoch") if self.metrics else 0
+        at_the_end = evaluation.checkpoint != "best" and trained == (config.get("train") or {}).get("epochs")
+        if not (config.get("published") and same_ball and same_data and at_the_end):
             return {}
         return dict(config["published"]["accuracy"])
 
