@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fsrobust.attacks import Linf, NAttack, make_attack, perturb
+from fsrobust.attacks import APGD, FAB, Attack, Cascade, Linf, NAttack, make_attack, perturb
+from fsrobust.attacks.cascade import Stage, autoattack, stage_seed
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate.engine import GALLERY, predict_all, run_attack
 from fsrobust.evaluate.transfer import transfer_attack
@@ -85,14 +86,52 @@ def test_the_target_is_asked_once_and_only_forward() -> None:
     assert torch.equal(seen[0], torch.from_numpy(found.last))
 
 
-def test_a_search_that_stops_hands_over_the_image_that_won() -> None:
-    """Samples that a score-based attack won on the surrogate leave it; their winning images are carried over."""
+@pytest.mark.parametrize("attack", [NAttack(BALL, steps=10, population=20), APGD(BALL, steps=20), FAB(BALL)])
+def test_a_search_that_stops_when_it_has_won_goes_on(attack: Attack) -> None:
+    """Made to its end, an image still fools the surrogate itself wherever the attack that stops does."""
     surrogate, (x, y, ids) = trained(0), samples(8)
-    attack = NAttack(BALL, steps=10, population=20)
     found = transfer_attack(attack, surrogate, surrogate, x, y, ids=ids)
-    x_adv = perturb(attack, surrogate, x, y, ids=ids)
+    direct = run_attack(attack, surrogate, x, y, ids=ids)
     assert found.fooled_last.any()
-    assert found.fooled_last.tolist() == (surrogate(x_adv).argmax(1) != y).tolist()
+    assert found.fooled_last.tolist() == direct.fooled_any.tolist()
+
+
+@pytest.mark.parametrize("attack", [APGD(BALL), autoattack(BALL)])
+def test_samples_that_the_surrogate_has_wrong_are_attacked_too(attack: Attack) -> None:
+    """A surrogate that swaps classes is wrong on all of them, and its images fool whoever is right all the same."""
+    model, (x, y, ids) = trained(0), samples(20)
+
+    class Swapped(nn.Module):
+        """The model with its answers one class further."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            """Return the logits, each a class late."""
+            logits: Tensor = model(images)
+            return logits.roll(1, dims=1)
+
+    surrogate = Swapped().eval()
+    assert (surrogate(x).argmax(1) != y).all()
+    found = transfer_attack(attack, surrogate, model, x, y, ids=ids)
+    right = (model(x).argmax(1) == y).numpy()[:GALLERY]
+    assert right.sum() > 6
+    assert not (found.last == x[:GALLERY].numpy()).reshape(GALLERY, -1).all(1)[right].any()
+
+
+def test_a_cascade_attacks_what_its_stages_before_left() -> None:
+    """No sample that a stage alone carries over is lost by the stages after it."""
+    surrogate, model, (x, y, ids) = trained(0), trained(1), samples()
+    two = Cascade(BALL, tuple(Stage(name, make_attack(name, BALL)) for name in ("apgd-ce", "pgd20")))
+    alone = [
+        transfer_attack(stage.attack, surrogate, model, x, y, ids=ids, seed=stage_seed(0), batch=60)
+        for stage in two.stages
+    ]
+    found = transfer_attack(two, surrogate, model, x, y, ids=ids, batch=60)
+    natural = predict_all(model, x) != y.numpy()
+    expected = natural | alone[0].fooled_any | alone[1].fooled_any
+    # float32 sums of another batch shape may tip a sample of these 60
+    assert (found.fooled_any != expected).sum() <= 1
+    assert found.fooled_any.sum() > natural.sum()
+    assert (found.fooled_any == (predict_all(model, found.images) != y.numpy())).all()
 
 
 def test_a_surrogate_of_other_classes_is_refused() -> None:

@@ -143,8 +143,13 @@ def test_classes_have_the_names_that_they_were_trained_by(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r'calls its class 0 "class0", but folder:.* calls it "Class2"'):
         plan_study(target, data=f"folder:{renamed}")
     blank, labels = np.zeros((3, 3, 8, 8), np.uint8), np.arange(3)
-    split = {"train_images": blank, "train_labels": labels, "test_images": blank, "test_labels": labels}
-    np.savez(tmp_path / "numbers.npz", allow_pickle=False, **split)
+    np.savez(
+        tmp_path / "numbers.npz",
+        train_images=blank,
+        train_labels=labels,
+        test_images=blank,
+        test_labels=labels,
+    )
     assert plan_study(target, data=f"npz:{tmp_path / 'numbers.npz'}").total == 3  # which has no names
 
 

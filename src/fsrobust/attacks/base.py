@@ -99,13 +99,15 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
     view: View | None = None,
     surrogate: Query | None = None,
     draws: int | None = None,
+    patient: bool = False,
 ) -> Search:
     """Attack as ``perturb`` does, and say who was fooled: by the last iterate, and by any.
 
     The search queries ``view`` where one is given, such as a copy in low precision. With a ``surrogate`` it climbs
     that one's gradients, and the view, or the model, is asked about every image on the way. The verdicts are
     always the model's own, in IEEE float32. Where the attack, or ``draws``, asks for several draws of a random
-    model, a verdict is by the mean of as many, drawn anew.
+    model, a verdict is by the mean of as many, drawn anew. ``patient``, no search ends before its last step, whoever
+    is fooled on the way: for images that are meant for another network.
 
     Raises:
         InputError: as ``perturb``; also logits that are not finite.
@@ -117,7 +119,7 @@ def search(  # noqa: PLR0913 - as perturb, and the view to search with
         draws = draws or draws_of(attack)
         verdict = Probe(model, draws=draws)
         asked = surrogate or view or model
-        witness = Witness(attack.ball, x, y, None if asked is model else verdict, patient=draws > 1)
+        witness = Witness(attack.ball, x, y, None if asked is model else verdict, patient or draws > 1)
         searching = Probe(asked, witness, judge=(view or model) if surrogate else None, draws=draws)
         last = witness.taken(_run(attack, searching, x, y, ids.to(x.device), seed))
         with drawing(derive(seed, "verdict"), x.device):

@@ -22,7 +22,7 @@ class Witness:
     stand in float32. ``verdict`` is the model in IEEE float32 where the search asks something else; a search
     that wants to know whether it is over is told so only of images that fool it. ``patient``, it is told of none: the
     margin of a random model is a mean of few draws, and a search that ended where it first crosses zero would leave
-    images that the next draws see through.
+    images that the next draws, or another network, see through.
     """
 
     ball: Ball
