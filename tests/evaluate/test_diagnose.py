@@ -68,6 +68,14 @@ CONTROLS: dict[str, tuple[str, Callable[[nn.Module], nn.Module]]] = {
     ),
     "random shift": ("random outputs", lambda n: Wrapped(n, before=random_shift)),
     "looks at the batch": ("batch-dependent outputs", _Neighbours),
+    "random shift, far from 0": (
+        "random outputs",
+        lambda n: Wrapped(n, before=random_shift, after=lambda z: z + 3e4),
+    ),
+    "looks at the batch, far from 0": (
+        "batch-dependent outputs",
+        lambda n: Wrapped(_Neighbours(n), after=lambda z: z + 3e4),
+    ),
     "killer, unbounded": (
         "not 0 % unbounded",
         lambda n: Wrapped(n, before=lambda x: x.detach() + 0 * x),
@@ -89,6 +97,13 @@ def test_a_control_bears_its_sign(control: str) -> None:
     assert sign.hits > 0
     assert sign.interval is not None
     assert sign.interval.low > sign.threshold
+
+
+@pytest.mark.parametrize("name", ["random outputs", "batch-dependent outputs"])
+def test_rounding_is_no_randomness(name: str) -> None:
+    """Logits far from 0 lose bits, which differ with the shape of the batch."""
+    sign = look(name, Wrapped(natural_net(), after=lambda z: z + 3e4))
+    assert (sign.found, sign.hits) == (False, 0)
 
 
 class _Valley(nn.Module):

@@ -183,6 +183,10 @@ FAULTS = {
     "noise": Fault(lambda: Around(after=noisy), "determinism", "fail"),
     "batch statistics": Fault(batch_statistics, "batch", "fail", LOST),
     "squeeze": Fault(lambda: Around(after=lambda s: s.squeeze()), "batch", "fail"),
+    "far from 0": Fault(lambda: Around(after=lambda s: s + 3e4), "logits", "warn"),
+    "far from 0 and noisy": Fault(
+        lambda: Around(after=lambda s: noisy(s) + 3e4), "determinism", "fail", frozenset({"logits"})
+    ),
     "constant": Fault(lambda: Around(after=lambda s: s * 0 + 1), "constant", "fail", LOST | {"gradient"}),
     "one class": Fault(lambda: Around(after=towards_three), "constant", "warn", LOST | {"gradient"}),
     "no gradient": Fault(lambda: Around(after=lambda s: s.detach()), "gradient", "fail"),

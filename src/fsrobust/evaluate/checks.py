@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fsrobust.evaluate.inputs import usual_inputs
-from fsrobust.evaluate.patient import BATCH, Patient, Unjudged, find_scores
+from fsrobust.evaluate.patient import BATCH, ROUNDING, Patient, Unjudged, centred, find_scores
 from fsrobust.evaluate.stats import Paired, wilson
 
 Status = Literal["ok", "warn", "fail"]
@@ -19,6 +19,8 @@ _STEADY: Final = 1e-4
 """Share of the largest score by which two equal passes may differ: the order of sums on a GPU."""
 _SAME: Final = 1e-2
 """… by which an image alone and in a batch may differ: other kernels, TF32 among them."""
+_COMMON: Final = 1000.0
+"""Times their spread that all scores of an image may be away from 0."""
 _SUM: Final = 1e-3
 """How near to 1 probabilities must sum to be taken for such: half precision rounds to that."""
 _GAIN: Final = 0.05
@@ -158,6 +160,13 @@ def check_scores(patient: Patient) -> Finding:
             "log-probabilities",
             "every row is a log-softmax: attacks on margins still work, scales differ",
         )
+    common = float(scores.mean(1).abs().max())
+    if common > _COMMON * patient.spread > _COMMON * ROUNDING * common:  # else they are constant
+        return Finding(
+            "warn",
+            common,
+            f"all scores of an image are near {common:.3g}: subtract it, or float32 rounds off what tells them apart",
+        )
     return Finding("ok", "logits", "no row is a softmax or log-softmax")
 
 
@@ -166,7 +175,7 @@ def check_determinism(patient: Patient) -> Finding:
     value = patient.unsteadiness
     if value > _STEADY:
         return Finding(
-            "fail", value, f"two passes over the same images differ by {value:.1%} of the largest score"
+            "fail", value, f"two passes over the same images differ by {value:.1%} of the scores' spread"
         )
     return Finding("ok", value, "two passes over the same images agree")
 
@@ -181,9 +190,9 @@ def check_batch(patient: Patient) -> Finding:
             alone = torch.cat([patient.ask(x[None]).cpu() for x in few])
     except Unjudged:
         return Finding("fail", "shape", "an image alone gets no scores [1, K]: squeezed away?")
-    value = float((alone - patient.logits[:_ALONE]).abs().max()) / patient.scale
+    value = patient.apart(alone, patient.logits[:_ALONE])
     if not value <= _SAME:
-        return Finding("fail", value, f"alone and in a batch, scores differ by {value:.1%} of the largest")
+        return Finding("fail", value, f"alone and in a batch, scores differ by {value:.1%} of their spread")
     return Finding("ok", value, "an image's scores do not depend on the others in its batch")
 
 
@@ -193,7 +202,7 @@ def check_constant(patient: Patient) -> Finding:
     predicted = len(set(logits.argmax(1).tolist()))
     if len(logits) < 2:
         raise Unjudged("one image cannot show it")
-    if float((logits - logits[0]).abs().max()) <= 1e-6 * patient.scale:
+    if float((centred(logits) - centred(logits[:1])).abs().max()) <= 1e-6 * patient.spread:
         return Finding("fail", predicted, "every image gets the same scores")
     if predicted == 1 and len(set(patient.y.tolist())) > 1:
         return Finding("warn", predicted, f"every image is taken for class {int(logits[0].argmax())}")

@@ -15,6 +15,8 @@ from fsrobust.types import Images, InputError, Labels
 
 BATCH: Final = 64
 """Images asked about at once."""
+ROUNDING: Final = 1e-6
+"""Share of the largest score that float32 may round off on the way: some sixteen of its last bits."""
 
 
 class Unjudged(Exception):  # noqa: N818 - no error: what a check says that has nothing to look at
@@ -105,17 +107,31 @@ class Patient:
         return self.scores
 
     @property
-    def scale(self) -> float:
-        """The largest score, by which differences are measured."""
-        return max(float(self.logits.abs().max()), 1e-12)
+    def spread(self) -> float:
+        """How far a score is from the mean of its image's at most: what is added to all of them says nothing."""
+        return max(float(centred(self.logits).abs().max()), 1e-12)
+
+    def apart(self, one: Tensor, other: Tensor) -> float:
+        """Return the largest difference of scores, float32's rounding of them aside, as a share of the spread."""
+        rounding = ROUNDING * float(self.logits.abs().max())
+        return max(0.0, float((centred(one) - centred(other)).abs().max()) - rounding) / self.spread
 
     @cached_property
     def unsteadiness(self) -> float:
-        """The largest difference between two passes over the same batch, as a share of the largest score."""
-        scale = self.scale  # first: without finite scores there is nothing to compare
+        """How far two passes over the same batch are apart."""
+        _ = self.logits  # without finite scores there is nothing to compare
         with torch.no_grad():
             one, other = (self.ask(self.x[:BATCH]).cpu() for _ in range(2))
-        return float((one - other).abs().max()) / scale
+        return self.apart(one, other)
+
+
+def centred(scores: Tensor) -> Tensor:
+    """Return scores less the mean of their image's.
+
+    >>> centred(torch.tensor([[30000.0, 30002.0]]))
+    tensor([[-1.,  1.]])
+    """
+    return scores - scores.mean(1, keepdim=True)
 
 
 def find_scores(output: object, count: int) -> Tensor | None:
