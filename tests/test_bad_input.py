@@ -67,6 +67,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "image size, huge": (f"{TRAIN} --data @folder/sound --image-size 99999999", "1 to 4096 pixels"),
     "duration": (f"{TRAIN} --time-limit soon", "25m"),
     "duration, empty": (f"{TRAIN} --time-limit=", "25m"),
+    "duration, evaluation": (f"{ATTACK} --time-limit soon", "25m"),
     "duration, negative": ("reproduce S1 --scale smoke --time-limit=-5m", "25m"),
     # settings
     "set, form": (f"{TRAIN} --set train.epochs", "KEY=VALUE"),
