@@ -95,19 +95,18 @@ def test_what_is_on_record_is_returned_however_late_it_is(tmp_path: Path) -> Non
 
 def test_of_damaged_notes_nothing_is_believed(tmp_path: Path) -> None:
     """Torn, or no verdicts: it is said, and the curve starts anew."""
-    carry_out(study(tmp_path / "whole"), [], curve_samples=6)
+    carry_out(study(tmp_path / "whole"), ["fgsm"], curve_samples=6)
     for number, content in enumerate([b"PK", None]):
         folder, said = tmp_path / str(number), list[str]()
         with pytest.raises(Stopped):
-            carry_out(study(folder), [], curve_samples=6, stop=after(2))
+            carry_out(study(folder), ["fgsm"], curve_samples=6, stop=after(3))
         (notes,) = (folder / "eval").glob("*/progress.npz")
         known = read_npz(notes)
         assert len(known) == 2
         write_npz(notes, **{key: bits.astype(float) for key, bits in known.items()})
         if content is not None:
             notes.write_bytes(content)
-        carry_out(study(folder), [], curve_samples=6, say=said.append)
-        assert len(said) == 1
-        assert "damaged" in said[0]
-        assert "starts anew" in said[0]
+        carry_out(study(folder), ["fgsm"], curve_samples=6, say=said.append)
+        assert "damaged" in said[-1]
+        assert "starts anew" in said[-1]
         assert remains(folder) == remains(tmp_path / "whole")
