@@ -70,6 +70,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "home": (f"{TRAIN} --data folder:~nobody-of-that-name/x", "there is no such home"),
     "cpus": ("reproduce S1 --scale smoke --cpus 2", "--ray with --cpus"),
     "device of a cluster": ("reproduce S1 --scale smoke --ray local --device cpu", "leave --device out"),
+    "duration, evaluation": (f"{ATTACK} --time-limit soon", "25m"),
     "duration, negative": ("reproduce S1 --scale smoke --time-limit=-5m", "25m"),
     # settings
     "set, form": (f"{TRAIN} --set train.epochs", "KEY=VALUE"),

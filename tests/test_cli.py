@@ -99,6 +99,23 @@ def test_a_time_limit_stops_and_says_how_to_go_on(tmp_path: Path, capsys: pytest
     assert "Next: fsrobust evaluate" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["evaluate", "diagnose"])
+def test_an_evaluation_has_a_time_limit_like_a_training(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A limit that is over at once exits 0, for people and as JSON; then the same command goes on to its end."""
+    few = [command, str(trained), "--limit", "16", "--out", str(tmp_path)]
+    few += ["--attacks", "fgsm", "--curve-samples", "0"] if command == "evaluate" else []
+    assert run([*few, "--time-limit", "0.001s"]) == 0
+    assert "Stopped: the time limit is reached." in capsys.readouterr().out
+    assert run([*few, "--time-limit", "0.001s", "--json"]) == 0
+    assert _object(capsys) == {"folder": str(tmp_path), "stopped": "the time limit is reached"}
+    assert not list(tmp_path.rglob("record.json"))
+    assert run([*few, "--time-limit", "1h", "--json"]) == 0
+    assert _object(capsys)["stopped"] is None
+    assert list(tmp_path.rglob("record.json"))
+
+
 @pytest.mark.parametrize("command", [["recipes"], ["data", "list"]])
 def test_lists(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Lists name what there is, for people and as JSON."""

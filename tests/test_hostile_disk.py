@@ -21,8 +21,9 @@ from fsrobust.attacks import ATTACKS
 from fsrobust.cli import run
 from fsrobust.evaluate import carry_out, read_records
 from fsrobust.evaluate.cascade import Journal, StageCost, Standing
+from fsrobust.evaluate.naming import record_folder
 from fsrobust.evaluate.shards import Shard
-from fsrobust.evaluate.study import carry_out_shard, record_folder
+from fsrobust.evaluate.study import carry_out_shard
 from fsrobust.records import Metrics, digest, read_json, read_npz, write_json, write_npz
 from fsrobust.train import load
 from fsrobust.train.packing import pack

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ import torch
 from fsrobust.attacks import APGD, ATTACKS, PGD, Ball, Cascade, Linf, Stage
 from fsrobust.cli import run
 from fsrobust.evaluate import Study, Subject, carry_out, read_records
-from fsrobust.evaluate.shards import Shard, run_processes
-from fsrobust.evaluate.study import carry_out_shard, record_folder
+from fsrobust.evaluate.naming import record_folder
+from fsrobust.evaluate.shards import Shard, run_processes, wait_for_parts
+from fsrobust.evaluate.stopping import Stopped
+from fsrobust.evaluate.study import carry_out_shard
 from fsrobust.recipes import sharding
 from fsrobust.records import locked, read_npz
 from fsrobust.types import InputError
@@ -181,7 +183,7 @@ def test_images_that_are_wanted_are_waited_for(
     """An attack on record whose images are wanted is shared out anew: the first process waits for all parts of it."""
     study, waited = plan(tmp_path), list[list[Path]]()
     carry_out(study, NAMES)
-    monkeypatch.setattr(sharding, "wait_for_parts", lambda folders, _n: waited.append(folders))
+    monkeypatch.setattr(sharding, "wait_for_parts", lambda folders, *_: waited.append(folders))
     sharding.share_out(work_of(*NAMES), study, 1)
     sharding.share_out(work_of(*NAMES, images=True), study, 1)
     assert waited == [[], [record_folder(study, name) for name in NAMES]]
@@ -189,6 +191,24 @@ def test_images_that_are_wanted_are_waited_for(
     sharding.share_out(work_of(*NAMES, images=True), study, 1)
     assert waited[2] == []
     assert notes
+
+
+def test_shards_out_of_time_leave_no_part_and_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each notes where it is and ends in silence; the first says so, and a later call goes on."""
+    study = plan(tmp_path)
+    late = replace(work_of(*NAMES), deadline=time.time() - 1)
+    monkeypatch.setattr(sharding.Sharded, "study", lambda _work: study)
+    late(Shard(1, 2))
+    assert not list((tmp_path / "eval").rglob("*.npz"))
+    wait_for_parts(
+        [record_folder(study, name) for name in NAMES], 15, lambda: "it is time"
+    )  # returns at once
+    with pytest.raises(Stopped, match="it is time"):
+        carry_out(study, NAMES, stop=lambda: "it is time")
+    replace(late, deadline=None)(Shard(1, 2))
+    assert len(list((tmp_path / "eval").rglob("part-1-of-2.npz"))) == 2
 
 
 @pytest.fixture(scope="module")

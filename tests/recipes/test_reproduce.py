@@ -11,13 +11,15 @@ import torch
 
 from fsrobust.attacks import ATTACKS, PGD
 from fsrobust.cli import run
+from fsrobust.config import Run
 from fsrobust.recipes.cost import attack_work
 from fsrobust.recipes.paper import paper_table, paper_tables
-from fsrobust.recipes.plan import SIZES, columns, plan, scaled
+from fsrobust.recipes.plan import SIZES, columns, finished, plan, scaled
+from fsrobust.recipes.row import Row
 from fsrobust.records import read_json
 from fsrobust.report.html import TABLE
 from fsrobust.report.spread import read_spread
-from fsrobust.train import load
+from fsrobust.train import TrainingError, load
 from fsrobust.train.packing import pack
 from fsrobust.types import InputError
 from tests.faults import Killed
@@ -242,6 +244,53 @@ def test_what_a_cell_cannot_go_on_with_is_said_with_its_name(
     message = capsys.readouterr().err
     assert "S5 uniform, seed 0: " in message
     assert "is damaged" in message
+
+
+def test_a_cell_that_fails_holds_up_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 and the cell's sentence, the other cell made, and the table written from what is done."""
+    bad, good = plan(paper_table("S6"), scale="smoke", out=tmp_path)
+    bad.work.mkdir(parents=True)
+    (bad.work / "config.json").write_text("{")
+    assert smoke(tmp_path, "S6", "--json") == 2
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("fsrobust: S6 binary, seed 0: ")
+    assert [bad.state, good.state] == ["begun", "done"]
+    assert {row["label"] for row in json.loads(printed.out)["rows"]} == {"gumbel"}
+    assert {row.label for row in read_spread(tmp_path / "S6-smoke" / TABLE).rows} == {"gumbel"}
+
+
+def test_all_that_failed_is_said_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 1 where it is not all for the user to mend; each sentence begins with the cell's name."""
+
+    def fail(run: Run, *_arguments: object, **_options: object) -> Row:
+        raise InputError("no") if "binary" in run.recipe else TrainingError("not finite")
+
+    monkeypatch.setattr("fsrobust.recipes.cell.make_row", fail)
+    assert smoke(tmp_path, "S6") == 1
+    printed = capsys.readouterr()
+    last = printed.err.splitlines()[-1]
+    assert last == "fsrobust: S6 binary, seed 0: no; S6 gumbel, seed 0: not finite"
+    assert "No row is finished yet" in printed.out
+
+
+def test_the_table_has_all_that_is_done_whoever_asked_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows in the paper's order, with all their seeds; what is begun, or of another scale, is not in it."""
+    assert smoke(tmp_path, "S6", "--rows", "gumbel", "--seeds", "2") == 0
+    (tmp_path / "S6-smoke" / "gumbel-s3").mkdir()
+    (tmp_path / "S6-smoke" / "gumbel-sum").mkdir()
+    capsys.readouterr()
+    assert smoke(tmp_path, "s6", "--rows", "binary", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    made = read_spread(tmp_path / "S6-smoke" / TABLE)
+    last = [row for row in made.rows if row.checkpoint == "last"]
+    assert [(row.label, row.seeds) for row in last] == [("binary", 1), ("gumbel", 2)]
+    assert [row["label"] for row in printed["rows"]] == [row.label for row in made.rows]
+    assert finished(paper_table("S6"), scale="small", out=tmp_path) == []
+    assert Path(printed["folder"]) == tmp_path / "S6-smoke"
 
 
 def test_a_cell_is_marked_as_done_whole_or_not_at_all(

@@ -16,7 +16,7 @@ from fsrobust.recipes import recipe
 from fsrobust.recipes.row import Row, make_row
 from fsrobust.settings import override
 from fsrobust.train import load
-from tests.runs import Listener
+from tests.runs import Listener, digits
 
 
 def row(folder: Path, time_limit: float | None = None, *, seed: int = 0, epochs: int = 2) -> Row:
@@ -51,6 +51,42 @@ def test_a_row_is_stopped_continued_and_carried_away(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} >= {"config.json", "metrics.jsonl", "weights", "eval"}
     assert not (out / "checkpoints").exists()
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_row_stops_between_two_attacks_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attack takes 100 of 150 seconds: after the second nothing is begun, and what is done is on record."""
+    monkeypatch.setattr(importlib.import_module("fsrobust.evaluate.curves"), "STEPS", 1)
+    clock, met = [0.0], list[str]()
+
+    def attacked(name: str, _done: int, _total: int) -> None:
+        met.append(name)
+        clock[0] += 100.0
+
+    def make(time_limit: float | None) -> Row:
+        return make_row(
+            override(recipe("digits-at"), ["train.epochs=1", "model.width=4", "train.train_on=all"]),
+            digits(64),
+            work=tmp_path / "work",
+            out=tmp_path / "out",
+            attacks=dict.fromkeys(["fgsm", "pgd20"], 8),
+            curve_samples=2,
+            device=torch.device("cpu"),
+            time_limit=time_limit,
+            reporter=listener,
+            progress=attacked,
+            say=listener.say,
+        )
+
+    listener = Listener()
+    with monkeypatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: clock[0])
+        stopped = make(150.0)
+    assert stopped.stopped == "the time limit is reached; what is evaluated is on record"
+    assert met == ["fgsm", "pgd20"]
+    done = make(None)
+    assert done.stopped is None
+    assert done.outcomes["last"].attacks == ("fgsm", "pgd20")
+    assert not {"fgsm", "pgd20"} & set(met[2:])
 
 
 @pytest.mark.slow

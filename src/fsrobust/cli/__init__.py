@@ -29,6 +29,7 @@ from fsrobust.cli.options import (
 )
 from fsrobust.cli.reproduce import reproduce
 from fsrobust.records import package_version
+from fsrobust.train import TrainingError
 from fsrobust.train.distributed import environment_rank, refuse_several
 from fsrobust.types import InputError
 
@@ -238,6 +239,8 @@ def _explained(error: Exception) -> tuple[str, int]:
     """Return a sentence for users, and the exit code; --debug has the traceback for us."""
     if isinstance(error, InputError):
         return str(error), 2
+    if isinstance(error, TrainingError):
+        return str(error), 1
     if isinstance(error, OSError):
         return _of_the_disk(error)
     if isinstance(error, MemoryError):

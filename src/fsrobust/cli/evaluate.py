@@ -20,9 +20,12 @@ from fsrobust.cli.options import (
     Precision,
     Seed,
     Target,
+    TimeLimit,
     console,
     out_folder,
     print_json,
+    say_stopped,
+    stopwatch,
 )
 
 
@@ -56,10 +59,12 @@ def evaluate(
     ] = False,
     out: Annotated[Path | None, out_folder("Where records go; the run itself by default.")] = None,
     device: Device = None,
+    time_limit: TimeLimit = None,
     as_json: Json = False,
 ) -> None:
     """Attack a model and keep a record per attack; what is on record is not run again."""
     from fsrobust.evaluate import carry_out
+    from fsrobust.evaluate.stopping import Stopped
     from fsrobust.evaluate.study import carry_out_diagnosis
     from fsrobust.progress import ConsoleReporter
     from fsrobust.recipes import execute
@@ -67,6 +72,7 @@ def evaluate(
     from fsrobust.recipes.sharding import Sharded, share_out
     from fsrobust.report import comparison_table
 
+    watch = stopwatch(time_limit)
     if attacks is not None:
         execute.expand_attacks(attacks)  # a wrong name is refused before anything is read
     plan = {
@@ -88,24 +94,20 @@ def evaluate(
         reporter.say(f"{study.announce()}: {', '.join(names)}")
         for warning in (*left_out, *execute.remarks(names, study), *warnings_of(study)):
             reporter.say(warning)
-        work = Sharded(target, checkpoint, plan, tuple(names), batch, save_images)
-        if not share_out(work, study, shards):
+        work = Sharded(target, checkpoint, plan, tuple(names), batch, save_images, watch.deadline)
+        told = {"batch": batch, "progress": reporter.attack, "say": reporter.say, "stop": watch.stop_reason}
+        try:
+            if not share_out(work, study, shards):
+                return
+            outcome = carry_out(study, names, curve_samples=curve_samples, images=save_images, **told)  # type: ignore[arg-type]
+            # the whole judgement, unless one asked for less
+            signs = carry_out_diagnosis(study, **told) if attacks is None else None  # type: ignore[arg-type]
+        except Stopped as stopped:
+            say_stopped(str(stopped), study.folder, as_json=as_json)
             return
-        outcome = carry_out(
-            study,
-            names,
-            curve_samples=curve_samples,
-            batch=batch,
-            images=save_images,
-            progress=reporter.attack,
-            say=reporter.say,
-        )
-        signs = None
-        if attacks is None:  # the whole judgement, unless one asked for less
-            signs = carry_out_diagnosis(study, batch=batch, progress=reporter.attack, say=reporter.say)
     verdict = {"verdict": signs["verdict"]} if signs else {}
     if as_json:
-        print_json({"folder": str(study.folder), **outcome.summary(), **verdict})
+        print_json({"folder": str(study.folder), "stopped": None, **outcome.summary(), **verdict})
         return
     typer.echo(comparison_table({study.subject.source: outcome}))
     if signs:

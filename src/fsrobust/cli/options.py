@@ -3,12 +3,15 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fsrobust.types import InputError
+
+if TYPE_CHECKING:
+    from fsrobust.train.control import Stopwatch
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 DataRoot = Annotated[
@@ -43,6 +46,17 @@ Batch = Annotated[int | None, typer.Option(min=1, help="Samples attacked at once
 Precision = Annotated[
     str, typer.Option(help="Of the search: auto, fp32 or bf16. Verdicts are in fp32 always.")
 ]
+TimeLimit = Annotated[
+    str | None, typer.Option(help="Stop after 90s, 25m, 1h30m, and go on when called again.")
+]
+
+
+def stopwatch(time_limit: str | None) -> "Stopwatch":
+    """Return a clock that began just now and has the limit of --time-limit, or none."""
+    from fsrobust.progress import parse_duration
+    from fsrobust.train.control import Stopwatch
+
+    return Stopwatch(None if time_limit is None else parse_duration(time_limit))
 
 
 def _writable(path: Path | None) -> Path | None:
@@ -92,6 +106,14 @@ def out_file(text: str) -> Any:
 def console(*, quiet: bool) -> Console:
     """Return where progress goes: stderr, or nowhere."""
     return Console(stderr=True, quiet=quiet)
+
+
+def say_stopped(why: str, folder: Path, *, as_json: bool) -> None:
+    """Say that an evaluation stopped, and how it goes on."""
+    if as_json:
+        print_json({"folder": str(folder), "stopped": why})
+        return
+    typer.echo(f"Stopped: {why}. What is done is on record in {folder / 'eval'}; go on with the same command")
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fsrobust.cli.options import DataRoot, Device, Json, console, out_folder, print_json
+from fsrobust.cli.options import DataRoot, Device, Json, TimeLimit, console, out_folder, print_json, stopwatch
 from fsrobust.types import InputError
 
 
@@ -21,7 +21,7 @@ def reproduce(
         bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")
     ] = False,
     out: Annotated[Path, out_folder("Where runs, records and tables go.")] = Path("runs/reproduce"),
-    time_limit: Annotated[str | None, typer.Option(help="Stop after 90s, 25m, 1h30m.")] = None,
+    time_limit: TimeLimit = None,
     ray: Annotated[
         str | None, typer.Option(help='Make cells on a Ray cluster: its HOST:PORT, "auto", or "local".')
     ] = None,
@@ -31,15 +31,13 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Train and attack every row of a table, and print it beside the published numbers; killed, it goes on."""
-    import time
-
-    from fsrobust.progress import ConsoleReporter, parse_duration
+    from fsrobust.progress import ConsoleReporter
     from fsrobust.recipes import cluster, reproduce
     from fsrobust.recipes.budget import draw_up
     from fsrobust.recipes.cell import Place
     from fsrobust.recipes.execute import pick_device
     from fsrobust.recipes.paper import paper_table
-    from fsrobust.recipes.plan import plan
+    from fsrobust.recipes.plan import finished, plan
     from fsrobust.recipes.table import read_table
     from fsrobust.report.html import write_table
     from fsrobust.report.spread import spread_markdown
@@ -56,21 +54,28 @@ def reproduce(
         raise InputError(
             "Expected one of two, but got --device and --ray, whose nodes choose; leave --device out"
         )
-    limit = parse_duration(time_limit) if time_limit is not None else None
-    place = Place(data_root, pick_device(device), None if limit is None else time.time() + limit)
+    watch = stopwatch(time_limit)
+    place = Place(data_root, pick_device(device), watch.deadline)
     cells = plan(chosen, scale=scale, out=out, rows=names, seeds=seeds)  # type: ignore[arg-type]  # checked there
-    budget = draw_up(cells, place.device, limit=limit)
+    budget = draw_up(cells, place.device, limit=watch.limit)
     if dry_run:
         print_json({"table": table, **budget.describe()}) if as_json else typer.echo(budget.text())
         return
     with ConsoleReporter(console(quiet=as_json)) as reporter:
-        reproduce.make_cells(
+        failed = reproduce.make_cells(
             cells, place, reporter, budget=budget, cluster=cluster.Cluster(ray, cpus or 1) if ray else None
         )
-    made, folder = read_table(chosen, cells, scale), out / f"{table}-{scale}"  # type: ignore[arg-type]
+    # what was asked for before and is done stands in the table, too
+    done, folder = finished(chosen, scale=scale, out=out), out / f"{chosen.name}-{scale}"  # type: ignore[arg-type]
+    try:
+        made = read_table(chosen, done or cells, scale)  # type: ignore[arg-type]
+    except InputError as error:
+        raise reproduce.all_in_one([*failed, error]) from error
     write_table(made, folder)
     if as_json:
         print_json({"folder": str(folder), **asdict(made)})
-        return
-    typer.echo(spread_markdown(made))
-    typer.echo(f"\nAlso as a page, Markdown, LaTeX and CSV: {folder}")
+    else:
+        typer.echo(spread_markdown(made))
+        typer.echo(f"\nAlso as a page, Markdown, LaTeX and CSV: {folder}")
+    if failed:
+        raise reproduce.all_in_one(failed)

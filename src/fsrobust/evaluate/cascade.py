@@ -19,6 +19,7 @@ from fsrobust.attacks.view import View
 from fsrobust.evaluate.journal import Pace, read_or_say
 from fsrobust.evaluate.outcome import Bits
 from fsrobust.evaluate.searching import Say, batch_for, in_batches, pass_bytes, silent
+from fsrobust.evaluate.stopping import Stop, heed, never
 from fsrobust.records import write_npz
 from fsrobust.seeding import derive
 from fsrobust.types import Ids, Images, InputError, Labels
@@ -41,6 +42,7 @@ class Task:
     surrogates: Mapping[str, Query] = field(default_factory=dict)
     say: Say = silent
     draws: int = 1
+    stop: Stop = never
 
     @functools.cached_property
     def each(self) -> int:
@@ -185,6 +187,7 @@ def run_cascade(
 
     Raises:
         InputError: a stage's surrogate is not among the task's.
+        Stopped: the task was to stop before a batch; the journal has all batches before it.
     """
     stages = cascade.applicable(classes)
     missing = {stage.surrogate for stage in stages if stage.surrogate} - set(task.surrogates)
@@ -205,7 +208,7 @@ def run_cascade(
             standing.costs.append(StageCost(stage.name))
             standing.done = 0
         before, after = shares[number - 1], shares[number]
-        for part in _run_stage(stage, task, standing):
+        for part in _run_stage(stage, task, standing, journal):
             journal.write(standing)
             if part < 1 or number < len(stages):
                 progress(float(before + part * (after - before)))
@@ -215,13 +218,14 @@ def run_cascade(
     return standing
 
 
-def _run_stage(stage: Stage, task: Task, standing: Standing) -> Iterator[float]:
+def _run_stage(stage: Stage, task: Task, standing: Standing, journal: Journal) -> Iterator[float]:
     """Run the rest of the stage under way, and yield after each batch which share of it is done."""
     rows = standing.rows()
     left = rows[standing.done :]
     started = time.perf_counter()
 
     def attack(part: slice) -> Search:
+        heed(task.stop, lambda: journal.write(standing, now=True))
         return task.part(stage, torch.from_numpy(left[part]).to(task.x.device))
 
     size = batch_for(stage.attack, task.batch, task.x.device, each=task.each, draws=task.draws)

@@ -1,5 +1,6 @@
 """Accuracy against eps: the curve that must fall, and end at 0 % where every image is reachable."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import nn
 from fsrobust.attacks import PGD, Ball, make_ball
 from fsrobust.attacks.view import View
 from fsrobust.evaluate.engine import Progress, predict_all, run_attack
+from fsrobust.evaluate.notes import Notes
 from fsrobust.types import Ids, Images, Labels
 
 STEPS = 100
@@ -55,17 +57,23 @@ def eps_curve(  # noqa: PLR0913 - as evaluate
     batch: int | None = None,
     view: View | None = None,
     progress: Progress | None = None,
+    notes: Notes | None = None,
 ) -> EpsCurve:
     """Return strict accuracy at each of ``radii(ball)``.
 
-    ``x`` should be a subset: the cost is 100 gradient steps per radius and sample.
+    ``x`` should be a subset: the cost is 100 gradient steps per radius and sample. What is noted is not run again.
+
+    Raises:
+        Stopped: as ``run_attack``.
     """
+    notes = notes or Notes()
     natural = predict_all(model, x, batch=batch) == y.cpu().numpy()
     eps, accuracy = radii(ball), [float(natural.mean())]
     for radius in eps[1:]:
-        attack = eps_attack(make_ball(ball.norm, radius))
-        result = run_attack(
-            attack,
+        name = f"eps {radius:.3g}"
+        attack = functools.partial(
+            run_attack,
+            eps_attack(make_ball(ball.norm, radius)),
             model,
             x,
             y,
@@ -73,8 +81,8 @@ def eps_curve(  # noqa: PLR0913 - as evaluate
             seed=seed,
             batch=batch,
             view=view,
-            name=f"eps {radius:.3g}",
+            name=name,
             progress=progress,
         )
-        accuracy.append(float(np.mean(natural & ~result.fooled_any)))
+        accuracy.append(float(np.mean(natural & ~notes.fooled(name, ids, attack))))
     return EpsCurve(eps, accuracy, len(x))

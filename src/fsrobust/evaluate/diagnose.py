@@ -18,6 +18,7 @@ from fsrobust.attacks.base import check_samples
 from fsrobust.attacks.probe import Query
 from fsrobust.evaluate.engine import Progress
 from fsrobust.evaluate.evidence import QUERIES, Evidence
+from fsrobust.evaluate.notes import Notes
 from fsrobust.evaluate.outcome import Bits
 from fsrobust.evaluate.patient import ROUNDING
 from fsrobust.evaluate.stats import Interval, wilson
@@ -223,14 +224,17 @@ def diagnose(  # noqa: PLR0913 - the public entry, as evaluate
     batch: int | None = None,
     surrogates: Mapping[str, Query] | None = None,
     progress: Progress | None = None,
+    notes: Notes | None = None,
 ) -> Diagnosis:
     """Look for every sign that this model's robust accuracy is owed to attacks that fail.
 
     ``x`` float [B, C, H, W] in [0, 1], ``y`` int64 [B]; some 2,700 forward passes a sample that withstands them. A
     model with the plug-in offers ``surrogates`` of itself; for others, networks of one's own may be given, by name.
+    What is in ``notes`` is not run again.
 
     Raises:
         InputError: what ``perturb`` refuses; no sample is classified right.
+        Stopped: the notes were told to stop.
     """
     ids = torch.arange(len(x)) if ids is None else ids
     check_samples(model, x, y, ids)
@@ -244,6 +248,7 @@ def diagnose(  # noqa: PLR0913 - the public entry, as evaluate
         batch=batch,
         surrogates=surrogates,
         progress=progress,
+        notes=notes,
     )
     if len(evidence) == 0:
         raise InputError(f"Expected samples that the model classifies right, but it gets all {len(x)} wrong")

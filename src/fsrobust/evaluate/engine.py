@@ -30,6 +30,7 @@ from fsrobust.evaluate.searching import (
     pass_bytes,
     silent,
 )
+from fsrobust.evaluate.stopping import Stop, heed, never
 from fsrobust.types import Ids, Images, InputError, Labels
 
 Progress = Callable[[str, int, int], None]
@@ -148,15 +149,19 @@ def run_attack(  # noqa: PLR0913 - as evaluate
     say: Say | None = None,
     surrogates: Mapping[str, Query] | None = None,
     journal: Path | None = None,
+    stop: Stop = never,
 ) -> AttackResult:
     """Attack all samples in batches and return what was found, in the samples' order.
 
     ``view`` is what the attack queries instead of ``model``; the verdicts are the model's. A cascade may climb
     ``surrogates``. Progress is kept in ``journal``: killed, an attack goes on from there to the same result.
+
+    Raises:
+        Stopped: ``stop`` said so before a batch; the journal has all batches before it.
     """
     batch, ids = batch or choose_batch(model, x), ids.to(x.device)
     if isinstance(attack, Cascade):
-        task = Task(model, x, y, ids, seed, batch, view, surrogates or {}, say or silent, attack.draws)
+        task = Task(model, x, y, ids, seed, batch, view, surrogates or {}, say or silent, attack.draws, stop)
         return _attack_in_stages(attack, task, name, progress, Journal(journal))
 
     def attack_part(part: slice) -> Search:
@@ -164,7 +169,7 @@ def run_attack(  # noqa: PLR0913 - as evaluate
 
     size = batch_for(attack, batch, x.device, each=pass_bytes(model, x[:1]))
     return attack_in_batches(
-        attack_part, len(x), size, name=name, progress=progress, say=say, journal=journal
+        attack_part, len(x), size, name=name, progress=progress, say=say, journal=journal, stop=stop
     )
 
 
@@ -177,12 +182,14 @@ def attack_in_batches(  # noqa: PLR0913 - what to do, on how many, and who is to
     progress: Progress | None,
     say: Say | None,
     journal: Path | None,
+    stop: Stop,
 ) -> AttackResult:
     """Attack ``n`` samples in batches, or the rest of them where ``journal`` knows of a beginning."""
     batches = Batches.read(journal, n, say or silent)
     done, started = batches.done, time.perf_counter()
 
     def attack_rest(part: slice) -> Search:
+        heed(stop, batches.write)
         found = attack_part(slice(done + part.start, done + part.stop))
         return replace(found, last=found.last.cpu(), witness=found.witness.cpu())  # they would fill a GPU
 

@@ -15,6 +15,7 @@ from fsrobust.attacks.probe import Probe, Query, ieee_fp32, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.evaluate.adaptive import Surrogates
 from fsrobust.evaluate.engine import Progress, predict_all, run_attack
+from fsrobust.evaluate.notes import Notes
 from fsrobust.evaluate.outcome import Bits
 from fsrobust.evaluate.searching import PILOTS, choose_batch, choose_precision, in_batches
 from fsrobust.seeding import Noise
@@ -41,6 +42,7 @@ class Evidence:
     view: View | None = None
     surrogates: Mapping[str, Query] = field(default_factory=dict)
     progress: Progress | None = None
+    notes: Notes = field(default_factory=Notes)
 
     @classmethod
     def of(  # noqa: PLR0913 - as diagnose
@@ -55,6 +57,7 @@ class Evidence:
         batch: int | None = None,
         surrogates: Mapping[str, Query] | None = None,
         progress: Progress | None = None,
+        notes: Notes | None = None,
     ) -> "Evidence":
         """Return the evidence on what ``model`` classifies right; without ``surrogates`` it is asked for its own."""
         batch = batch or choose_batch(model, x)
@@ -68,7 +71,7 @@ class Evidence:
             except Exception:  # a model without gradients: the signs will say so
                 view = None
         given = Surrogates(model, x, y) if surrogates is None else surrogates
-        return cls(model, x, y, ids, ball, seed, batch, view, given, progress)
+        return cls(model, x, y, ids, ball, seed, batch, view, given, progress, notes or Notes())
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -151,7 +154,8 @@ class Evidence:
         if not asked.any():
             return fallen
         rows = self._rows(asked)
-        result = run_attack(
+        search = functools.partial(
+            run_attack,
             attack,
             self.model,
             self.x[rows],
@@ -164,7 +168,7 @@ class Evidence:
             progress=self.progress,
             surrogates=self.surrogates,
         )
-        fallen[asked] = result.fooled_any
+        fallen[asked] = self.notes.fooled(name, self.ids[rows], search)
         return fallen
 
     def _rows(self, asked: Bits) -> Tensor:

@@ -91,14 +91,15 @@ class Batches:
         """Take over a batch, and note it on disk if that is due."""
         self.found.append(part)
         self.seconds += seconds
-        self._pace.note(self._write)
+        self._pace.note(self.write)
 
     def joined(self) -> Search:
         """Return what was found in all batches."""
         return join(self.found)
 
-    def _write(self) -> None:
-        if self.file is not None:
+    def write(self) -> None:
+        """Note on disk what is done, if anything is."""
+        if self.file is not None and self.found:
             whole = self.joined()
             self.found = [whole]
             write_npz(

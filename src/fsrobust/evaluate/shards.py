@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fsrobust.evaluate.cascade import StageCost, Standing, cost_arrays
 from fsrobust.evaluate.engine import GALLERY, AttackResult
+from fsrobust.evaluate.stopping import Stop, never
 from fsrobust.processes import end_with_parent
 from fsrobust.records import read_npz, write_npz
 from fsrobust.train.distributed import environment_rank
@@ -93,7 +94,7 @@ def _complete(folder: Path, n: int) -> list[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Clear away what shards left, once it is on record."""
+    """Clear away what shards, journals and notes left, once it is on record."""
     for file in (*folder.glob("part-*.npz"), *folder.glob("progress*.npz")):
         file.unlink(missing_ok=True)
 
@@ -224,7 +225,7 @@ def torchrun_shard() -> Shard | None:
     return Shard(rank, size) if size > 1 else None
 
 
-def wait_for_parts(folders: Sequence[Path], n: int) -> None:
-    """Return once the parts in all ``folders`` are there; torchrun ends all if a process fails."""
-    while not all(_complete(folder, n) for folder in folders):
+def wait_for_parts(folders: Sequence[Path], n: int, stop: Stop = never) -> None:
+    """Return once all ``folders`` have their parts, or it is time to stop; torchrun ends all if a process fails."""
+    while not all(_complete(folder, n) for folder in folders) and stop() is None:
         time.sleep(_POLL)

@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fsrobust.attacks import SCORE_BASED
-from fsrobust.attacks.base import draws_of
 from fsrobust.attacks.probe import Query
 from fsrobust.attacks.view import View
 from fsrobust.data.batches import pixels
-from fsrobust.evaluate.adaptive import ADAPTIVE, Surrogates, find_attack
+from fsrobust.evaluate.adaptive import Surrogates, find_attack
 from fsrobust.evaluate.contents import accuracies, adversarial, gallery, rounded, verdicts
 from fsrobust.evaluate.curves import eps_curve
 from fsrobust.evaluate.diagnose import SIGNS, diagnose
@@ -23,17 +21,13 @@ from fsrobust.evaluate.engine import AttackResult, Progress, predict_all, run_at
 from fsrobust.evaluate.evidence import QUERIES
 from fsrobust.evaluate.kept import GALLERY, IMAGES, RECORD, set_aside
 from fsrobust.evaluate.masks import mask_pictures
+from fsrobust.evaluate.naming import common_draws, description, label, lacks, record_folder, record_key, rival
+from fsrobust.evaluate.notes import Notes
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import PILOTS, Say, choose_precision, silent
 from fsrobust.evaluate.shards import Shard, read_parts, remove_parts, write_part
-from fsrobust.evaluate.store import (
-    Study,
-    Subject,
-    describe_attack,
-    device_of,
-    read_outcome,
-    write_index,
-)
+from fsrobust.evaluate.stopping import Stop, never
+from fsrobust.evaluate.store import Study, device_of, read_outcome, write_index
 from fsrobust.evaluate.transfer import transfer_attack
 from fsrobust.records import locked, read_json, read_npz, write_json, write_npz
 from fsrobust.types import Images, InputError, Labels
@@ -48,13 +42,18 @@ def carry_out(  # noqa: PLR0913 - a study, and who is told
     images: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
+    stop: Stop = never,
 ) -> Outcome:
     """Run what has no record yet, write a record for each, and return the outcome of ``attacks``.
 
     ``curve_samples`` > 0 adds accuracy against eps on the first so many samples; ``images`` keeps the attacked
-    images. A killed study goes on with the attack it was at, a cascade from where it was.
+    images. A study that was killed or stopped goes on within the attack that it was at.
+
+    Raises:
+        Stopped: ``stop`` said so, before a batch of an attack.
     """
-    work = _Work(study, batch, progress, say, images=images, draws=_draws(study, attacks))
+    draws = common_draws(study, attacks)
+    work = _Work(study, batch, progress, say, images=images, draws=draws, stop=stop)
     with locked(study.folder):
         set_aside(study.folder, work.say)
         for name in attacks:
@@ -64,21 +63,30 @@ def carry_out(  # noqa: PLR0913 - a study, and who is told
         if attacks:
             work.masks(attacks[-1])
         write_index(study.folder)  # a kill may have come between a record and its line
-    records = [read_json(study.path(_key(study, name)) / RECORD) for name in attacks]
+    records = [read_json(study.path(record_key(study, name)) / RECORD) for name in attacks]
     return read_outcome(study.folder, records)
 
 
 def carry_out_diagnosis(
-    study: Study, *, batch: int | None = None, progress: Progress | None = None, say: Say | None = None
+    study: Study,
+    *,
+    batch: int | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+    stop: Stop = never,
 ) -> dict[str, Any]:
-    """Look for signs of masked gradients on the study's samples, keep a record, and return it."""
-    work = _Work(study, batch, progress, say)
+    """Look for signs of masked gradients on the study's samples, keep a record, and return it.
+
+    Raises:
+        Stopped: as ``carry_out``.
+    """
+    work = _Work(study, batch, progress, say, stop=stop)
     with locked(study.folder):
         set_aside(study.folder, work.say)
         return work.diagnose(len(study.data))
 
 
-def carry_out_shard(
+def carry_out_shard(  # noqa: PLR0913 - as ``carry_out``
     study: Study,
     attacks: Sequence[str],
     shard: Shard,
@@ -86,57 +94,24 @@ def carry_out_shard(
     batch: int | None = None,
     images: bool = False,
     say: Say | None = None,
+    stop: Stop = never,
 ) -> None:
     """Run a shard of what has no record yet; ``carry_out`` makes records of the parts once all are there.
 
     Whoever starts the shards holds the folder; a shard writes files of its own alone.
+
+    Raises:
+        Stopped: as ``carry_out``.
     """
-    work = _Work(study, batch, None, say, images=images)
+    work = _Work(study, batch, None, say, images=images, stop=stop)
     for name in attacks:
         work.part(name, shard)
 
 
-def _draws(study: Study, attacks: Sequence[str]) -> int:
-    """Return how many answers of a random model count as one: for all attacks what the most demanding asks for."""
-    return max((draws_of(find_attack(name, study.ball, study.subject.model)) for name in attacks), default=1)
-
-
-def _key(study: Study, name: str) -> str:
-    return study.key("attack", {"name": label(name, study), **_description(study, name)})
-
-
-def _description(study: Study, name: str) -> dict[str, object]:
-    """Return an attack's settings, and whose gradients it takes if not the subject's."""
-    rival = _rival(study, name)
-    origin = {"gradients_of": {"source": rival.source, **rival.identity}} if rival else {}
-    return {**describe_attack(find_attack(name, study.ball, study.subject.model)), **origin}
-
-
-def _rival(study: Study, name: str) -> Subject | None:
-    return None if name in SCORE_BASED or name == ADAPTIVE else study.surrogate
-
-
-def label(name: str, study: Study) -> str:
-    """Return what an attack's record is called: where its gradients are another network's, after that."""
-    rival = _rival(study, name)
-    return name if rival is None else f"{name} from {rival.source}"
-
-
-def lacks(study: Study, name: str, *, images: bool) -> bool:
-    """Return whether an attack's record, or its images where they are wanted, are yet to be made."""
-    wanted = images and not (record_folder(study, name) / IMAGES).is_file()
-    return wanted or not study.has(_key(study, name))
-
-
-def record_folder(study: Study, name: str) -> Path:
-    """Return where an attack's record goes."""
-    return study.path(_key(study, name))
-
-
 class _Work:
-    """A study under way: its data on the model's device, what is computed once, who is told."""
+    """A study under way: its data on the model's device, what is computed once, who is told, when to stop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as ``carry_out``
         self,
         study: Study,
         batch: int | None,
@@ -145,9 +120,10 @@ class _Work:
         *,
         images: bool = False,
         draws: int = 1,
+        stop: Stop = never,
     ) -> None:
         self.study, self.batch, self.progress, self.images = study, batch, progress, images
-        self.draws = draws
+        self.draws, self.stop = draws, stop
         self.say = say or silent
         self.model = study.subject.model
         self.data = study.data.to(device_of(self.model))
@@ -179,7 +155,7 @@ class _Work:
     def run(self, name: str, shard: Shard) -> AttackResult:
         """Run an attack on a shard of the samples, or the rest of one that was killed."""
         rows = torch.from_numpy(shard.rows(len(self.data))).to(self.data.ids.device)
-        data, rival = self.data.select(rows), _rival(self.study, name)
+        data, other = self.data.select(rows), rival(self.study, name)
         attack, x = find_attack(name, self.study.ball, self.model), pixels(data.images)
         shared = {
             "ids": data.ids,
@@ -189,9 +165,10 @@ class _Work:
             "progress": self.progress,
             "say": self.say,
             "journal": shard.file(record_folder(self.study, name), "progress"),
+            "stop": self.stop,
         }
-        if rival is not None:
-            return transfer_attack(attack, rival.model, self.model, x, data.labels, **shared)  # type: ignore[arg-type]
+        if other is not None:
+            return transfer_attack(attack, other.model, self.model, x, data.labels, **shared)  # type: ignore[arg-type]
         return run_attack(
             attack,
             self.model,
@@ -221,12 +198,12 @@ class _Work:
             remove_parts(record_folder(self.study, name))  # a kill may have come before
             self.say(f"{name}: already on record")
             return
-        key, folder = _key(self.study, name), record_folder(self.study, name)
+        key, folder = record_key(self.study, name), record_folder(self.study, name)
         result = read_parts(folder, len(self.data)) or self.run(name, Shard(0, 1))
         if self.images:
             self._keep_images(result, folder)
         if not self.study.has(key):
-            content = {"name": label(name, self.study), "attack": _description(self.study, name)}
+            content = {"name": label(name, self.study), "attack": description(self.study, name)}
             what = (result, self.data, self.natural)
             arrays = {"samples": verdicts(*what), "gallery": gallery(*what)}
             self.study.write(key, "attack", {**content, **accuracies(*what)}, arrays)
@@ -246,6 +223,7 @@ class _Work:
         """Write the record of accuracy against eps on the first ``n`` samples, unless there is one."""
         key = self.study.key("curve", {"samples": n})
         if self.study.has(key):
+            remove_parts(self.study.path(key))  # as above
             self.say("accuracy against eps: already on record")
             return
         data = self.data.select(torch.arange(n, device=self.data.ids.device))
@@ -259,15 +237,21 @@ class _Work:
             batch=self.batch,
             view=self.view,
             progress=self.progress,
+            notes=self._notes(key),
         )
         write_json(self.study.path(key) / "curves.json", asdict(curve), sealed=True)
         self.study.write(key, "curve", {"name": "eps"}, {})
+        remove_parts(self.study.path(key))
+
+    def _notes(self, key: str) -> Notes:
+        return Notes(self.study.path(key), self.stop, self.say)
 
     def diagnose(self, n: int) -> dict[str, Any]:
         """Write the record of the signs of masked gradients on the first ``n`` samples, unless there is one."""
         looked_for = {name: look.threshold for name, look in SIGNS.items()}
         key = self.study.key("diagnosis", {"samples": n, "signs": looked_for, "queries": QUERIES})
         if self.study.has(key):
+            remove_parts(self.study.path(key))  # as above
             self.say("signs of masked gradients: already on record")
             return read_json(self.study.path(key) / RECORD)
         data = self.data.select(torch.arange(n, device=self.data.ids.device))
@@ -280,13 +264,15 @@ class _Work:
             seed=self.study.seed,
             batch=self.batch,
             progress=self.progress,
+            notes=self._notes(key),
         )
         self.study.write(key, "diagnosis", {"name": "signs", **found.summary()}, {})
+        remove_parts(self.study.path(key))
         return read_json(self.study.path(key) / RECORD)
 
     def masks(self, name: str) -> None:
         """Keep pictures of the mask on the samples of an attack's gallery."""
-        key = self.study.key("mask", {"attack": _key(self.study, name)})
+        key = self.study.key("mask", {"attack": record_key(self.study, name)})
         if self.study.has(key):
             return
         try:

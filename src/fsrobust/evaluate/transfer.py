@@ -14,6 +14,7 @@ from fsrobust.attacks.view import View
 from fsrobust.attacks.witness import predict
 from fsrobust.evaluate.engine import AttackResult, Progress, attack_in_batches
 from fsrobust.evaluate.searching import Say, batch_for, choose_batch, pass_bytes
+from fsrobust.evaluate.stopping import Stop, never
 from fsrobust.seeding import derive
 from fsrobust.types import Ids, Images, Labels
 
@@ -33,6 +34,7 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
     progress: Progress | None = None,
     say: Say | None = None,
     journal: Path | None = None,
+    stop: Stop = never,
 ) -> AttackResult:
     """Attack ``surrogate`` on all samples, ask ``model`` about each attacked image once, return its verdicts.
 
@@ -47,6 +49,7 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
 
     Raises:
         InputError: what ``perturb`` refuses, of either network.
+        Stopped: as ``run_attack``.
     """
     carry = _Carry(surrogate, model, view, draws_of(attack))
 
@@ -59,7 +62,7 @@ def transfer_attack(  # noqa: PLR0913 - as run_attack, and the surrogate
     size = batch or min(choose_batch(surrogate, x), choose_batch(model, x))
     size = batch_for(attack, size, x.device, each=pass_bytes(surrogate, x[:1]))
     return attack_in_batches(
-        attack_part, len(x), size, name=name, progress=progress, say=say, journal=journal
+        attack_part, len(x), size, name=name, progress=progress, say=say, journal=journal, stop=stop
     )
 
 

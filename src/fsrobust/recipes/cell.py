@@ -1,6 +1,5 @@
 """Make one cell of a plan: its data, its training, its attacks, and the mark that it is done."""
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from fsrobust.data import Dataset, draw, load_dataset
 from fsrobust.recipes.overall import CellWatcher
 from fsrobust.recipes.plan import Cell
 from fsrobust.recipes.row import make_row
+from fsrobust.train import TrainingError
+from fsrobust.train.control import Stopwatch
 from fsrobust.types import InputError
 
 
@@ -24,7 +25,7 @@ class Place:
     @property
     def left(self) -> float | None:
         """Seconds until the deadline, None without one."""
-        return None if self.deadline is None else self.deadline - time.time()
+        return Stopwatch.until(self.deadline).limit
 
 
 def make_cell(cell: Cell, data: Dataset, place: Place, watcher: CellWatcher) -> str | None:
@@ -32,6 +33,7 @@ def make_cell(cell: Cell, data: Dataset, place: Place, watcher: CellWatcher) -> 
 
     Raises:
         InputError: with the cell's name.
+        TrainingError: likewise.
     """
     model = replace(cell.run.model, channels=data.channels, classes=data.classes)
     try:
@@ -49,8 +51,8 @@ def make_cell(cell: Cell, data: Dataset, place: Place, watcher: CellWatcher) -> 
             progress=watcher.attack,
             say=watcher.say,
         )
-    except InputError as error:
-        raise InputError(f"{cell.name}: {error}") from error
+    except (InputError, TrainingError) as error:
+        raise type(error)(f"{cell.name}: {error}") from error
     if made.stopped is None:
         cell.finish()
     return made.stopped

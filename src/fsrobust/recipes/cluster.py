@@ -19,6 +19,7 @@ from fsrobust.recipes.cell import Place, make_cell, training_data
 from fsrobust.recipes.overall import Watcher
 from fsrobust.recipes.plan import Cell
 from fsrobust.records import write_bytes
+from fsrobust.train import TrainingError
 from fsrobust.types import InputError
 
 RETRIES: Final = 3
@@ -45,10 +46,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What a job left: why it stopped, or what a user has to mend, and its files where the disk is not shared."""
+    """What a job left: why it stopped, or could not be done, and its files where the disk is not shared."""
 
     stopped: str | None = None
-    error: str | None = None
+    error: InputError | TrainingError | None = None
     files: Mapping[str, bytes] | None = None
 
 
@@ -70,11 +71,11 @@ class _Quiet:
 
 def make_on_cluster(
     todo: Sequence[Cell], place: Place, watcher: Watcher, *, cluster: Cluster, budget: Budget
-) -> None:
-    """Make every cell as a task of its own, with a GPU each where the cluster has any.
+) -> list[InputError | TrainingError]:
+    """Make every cell as a task of its own, with a GPU each where the cluster has any; return why some could not be.
 
     Raises:
-        InputError: no Ray, no cluster there, or cells that could not be made, each by its name; the others are.
+        InputError: no Ray, or no cluster there.
     """
     with _connected(cluster) as ray, _token(todo[0].folder.parent) as token:
         total = ray.cluster_resources()
@@ -89,11 +90,7 @@ def make_on_cluster(
         )
         remote = ray.remote(num_cpus=cluster.cpus, num_gpus=gpus, max_retries=RETRIES)(work)
         jobs = {remote.remote(Job(_absolute(cell), there, token, cluster.cpus)): cell for cell in todo}
-        failed = _collect(
-            ray, jobs, watcher, {one.cell.name: one.seconds / lanes for one in budget.estimates}
-        )
-    if failed:
-        raise InputError("; ".join(failed))
+        return _collect(ray, jobs, watcher, {one.cell.name: one.seconds / lanes for one in budget.estimates})
 
 
 def work(job: Job) -> Done:
@@ -104,9 +101,10 @@ def work(job: Job) -> Done:
         if job.place.left is not None and job.place.left <= 0:
             return Done("the time limit is reached")
         stopped = make_cell(job.cell, data, job.place, _Quiet())
-    except InputError as error:
+    except (InputError, TrainingError) as error:
         text = str(error)
-        return Done(error=text if text.startswith(job.cell.name) else f"{job.cell.name}: {text}")
+        named = text if text.startswith(job.cell.name) else f"{job.cell.name}: {text}"
+        return Done(error=type(error)(named))
     return Done(stopped, files=None if job.token.exists() or stopped else _files(job.cell))
 
 
@@ -122,9 +120,11 @@ def _files(cell: Cell) -> dict[str, bytes]:
     }
 
 
-def _collect(ray: Any, jobs: dict[Any, Cell], watcher: Watcher, seconds: Mapping[str, float]) -> list[str]:
-    """Take in each job as it ends, and return a sentence for each that failed."""
-    failed, waiting, number = [], list(jobs), 0
+def _collect(
+    ray: Any, jobs: dict[Any, Cell], watcher: Watcher, seconds: Mapping[str, float]
+) -> list[InputError | TrainingError]:
+    """Take in each job as it ends, and return why some failed."""
+    failed, waiting, number = list[InputError | TrainingError](), list(jobs), 0
     started, whole = time.monotonic(), sum(seconds[cell.name] for cell in jobs.values())
     while waiting:
         ended, waiting = ray.wait(waiting, timeout=1.0)
@@ -138,16 +138,16 @@ def _collect(ray: Any, jobs: dict[Any, Cell], watcher: Watcher, seconds: Mapping
     return failed
 
 
-def _take(ray: Any, job: Any, cell: Cell, watcher: Watcher, number: str) -> list[str]:
+def _take(ray: Any, job: Any, cell: Cell, watcher: Watcher, number: str) -> list[InputError | TrainingError]:
     try:
         done: Done = ray.get(job)
     except (
         ray.exceptions.RayError
     ) as error:  # its worker was lost too often, or met what is no user's mistake
-        return [f"{cell.name}: {str(error).strip().splitlines()[-1]}"]
+        return [TrainingError(f"{cell.name}: {str(error).strip().splitlines()[-1]}")]
     for name, content in (done.files or {}).items():
         write_bytes(cell.folder / name, content)
-    watcher.say(f"{number}  {cell.name}: {done.error or done.stopped or 'done'}")
+    watcher.say(f"{number}  {done.error or f'{cell.name}: ' + (done.stopped or 'done')}")
     return [done.error] if done.error else []
 
 

@@ -1,6 +1,7 @@
 """The plan of a reproduction: its cells, how large each is, and what each one's folder says of it."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -163,24 +164,49 @@ def plan(
     """
     if seeds < 1:
         raise InputError(f"Expected at least 1 seed, but got {seeds}")
-    cells = []
-    for row in rows or table.rows:
-        run = scaled(table.run(row), scale)
-        size = SIZES[scale].at(run)
-        for seed in range(seeds):
-            slug = row.replace("=", "-").replace("+", "-")
-            cells.append(
-                Cell(
-                    table.name,
-                    row,
-                    replace(run, train=replace(run.train, seed=seed)),
-                    out / f"{table.name}-{scale}" / f"{slug}-s{seed}",
-                    _attacks(table, run, scale, size),
-                    size.images,
-                    size.curve or (2 if table.name == _CURVES else 0),
-                )
-            )
-    return cells
+    return [
+        cell
+        for row in dict.fromkeys(rows or table.rows)
+        for cell in _cells(table, row, scale=scale, out=out, seeds=range(seeds))
+    ]
+
+
+def finished(table: PaperTable, *, scale: Scale, out: Path) -> list[Cell]:
+    """Return every cell of a table that is done in ``out``, row by row in the paper's order, whoever asked for it."""
+    there = [
+        cell
+        for row in table.rows
+        for cell in _cells(table, row, scale=scale, out=out, seeds=_seeds(out, table, row, scale))
+    ]
+    return [cell for cell in there if cell.state == "done"]
+
+
+def _folder(out: Path, table: PaperTable, row: str, scale: Scale, seed: int | str) -> Path:
+    slug = row.replace("=", "-").replace("+", "-")
+    return out / f"{table.name}-{scale}" / f"{slug}-s{seed}"
+
+
+def _seeds(out: Path, table: PaperTable, row: str, scale: Scale) -> list[int]:
+    """Return the seeds of which a row has a folder."""
+    pattern = _folder(out, table, row, scale, "*")
+    found = (folder.name.rpartition("-s")[2] for folder in pattern.parent.glob(pattern.name))
+    return sorted(int(seed) for seed in found if re.fullmatch("0|[1-9][0-9]{0,8}", seed))
+
+
+def _cells(table: PaperTable, row: str, *, scale: Scale, out: Path, seeds: Iterable[int]) -> Iterator[Cell]:
+    """Yield a row's cells, one for each seed."""
+    run = scaled(table.run(row), scale)
+    size = SIZES[scale].at(run)
+    for seed in seeds:
+        yield Cell(
+            table.name,
+            row,
+            replace(run, train=replace(run.train, seed=seed)),
+            _folder(out, table, row, scale, seed),
+            _attacks(table, run, scale, size),
+            size.images,
+            size.curve or (2 if table.name == _CURVES else 0),
+        )
 
 
 def _attacks(table: PaperTable, run: Run, scale: Scale, size: Size) -> dict[str, int | None]:

@@ -2,42 +2,68 @@
 
 from collections.abc import Sequence
 
+from fsrobust.data import Dataset
 from fsrobust.recipes.budget import Budget
 from fsrobust.recipes.cell import Place, make_cell, training_data
 from fsrobust.recipes.cluster import Cluster, make_on_cluster
 from fsrobust.recipes.overall import Overall, Watcher
 from fsrobust.recipes.plan import Cell
+from fsrobust.train import TrainingError
+from fsrobust.types import InputError
 
 
 def make_cells(
     cells: Sequence[Cell], place: Place, watcher: Watcher, *, budget: Budget, cluster: Cluster | None = None
-) -> None:
+) -> list[InputError | TrainingError]:
     """Make every cell that is not done, one after another or on a cluster; killed, the same call goes on.
 
+    A cell that cannot be made holds up no other: what is returned says why, by its name.
+
     Raises:
-        InputError: the disk cannot hold the plan, or data are missing, both said before anything is trained; or
-            what a cell cannot go on with, by its name.
+        InputError: the disk cannot hold the plan, or data are missing, both said before anything is trained.
     """
     budget.check()
     watcher.say(budget.text())
     todo = [cell for cell in cells if cell.state != "done"]
     if not todo:
-        return
+        return []
     data = training_data(
         todo[0], place.root
     )  # missing data are said before anything is made, or sent anywhere
     if cluster is not None:
-        make_on_cluster(todo, place, watcher, cluster=cluster, budget=budget)
-        return
-    view = Overall(watcher, budget)
+        return make_on_cluster(todo, place, watcher, cluster=cluster, budget=budget)
+    return _make_in_turn(todo, data, place, Overall(watcher, budget))
+
+
+def _make_in_turn(
+    todo: Sequence[Cell], data: Dataset, place: Place, view: Overall
+) -> list[InputError | TrainingError]:
+    """Make one cell after another until it is time to stop."""
+    failed: list[InputError | TrainingError] = []
     for cell in todo:
         if place.left is not None and place.left <= 0:
-            watcher.say("The time limit is reached; the same command goes on")
-            return
+            view.say("The time limit is reached; the same command goes on")
+            break
         view.begin(cell)
-        watcher.say(view.place)
-        stopped = make_cell(cell, data, place, view)
+        view.say(view.place)
+        try:
+            stopped = make_cell(cell, data, place, view)
+        except (InputError, TrainingError) as error:
+            view.say(str(error))
+            failed.append(error)
+            stopped = None
         if stopped:
-            watcher.say(f"{cell.name}: {stopped}; the same command goes on")
-            return
+            view.say(f"{cell.name}: {stopped}; the same command goes on")
+            break
         view.end()
+    return failed
+
+
+def all_in_one(failed: Sequence[InputError | TrainingError]) -> InputError | TrainingError:
+    """Return one error that says what each of several does: a user's to mend if all are.
+
+    >>> all_in_one([InputError("S5 at, seed 0: this"), TrainingError("S5 uniform, seed 0: that")])
+    TrainingError('S5 at, seed 0: this; S5 uniform, seed 0: that')
+    """
+    kind = InputError if all(isinstance(error, InputError) for error in failed) else TrainingError
+    return kind("; ".join(map(str, failed)))

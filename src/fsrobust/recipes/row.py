@@ -1,6 +1,5 @@
 """A row of a table in one sitting: train, pack the weights, evaluate exactly those, leave a folder to carry away."""
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from fsrobust.config import Run
 from fsrobust.data import Dataset
 from fsrobust.evaluate import Outcome, carry_out
 from fsrobust.evaluate.engine import Progress
+from fsrobust.evaluate.stopping import Stopped
 from fsrobust.recipes.execute import applicable, find_target, plan_study, train_run
 from fsrobust.records import write_bytes
 from fsrobust.train import Reporter, load
+from fsrobust.train.control import Stopwatch
 from fsrobust.train.packing import find_packed, pack
 
 CHECKPOINTS = ("last", "best")
@@ -48,10 +49,11 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
     """Train ``run`` in ``work`` (or go on there), pack its weights into ``out``, and evaluate them there.
 
     ``out`` becomes a run directory without checkpoints: configuration, metrics, packed weights, records. Stopped
-    at any time, the same call goes on. ``attacks`` says how many test samples each draws, None for all; those of
-    equal number meet the same samples, and have an outcome together.
+    at any time, the same call goes on; within ``time_limit`` seconds it ends, give or take a batch. ``attacks`` says
+    how many test samples each draws, None for all; those of equal number meet the same samples, and have an outcome
+    together.
     """
-    started = time.monotonic()
+    watch = Stopwatch(time_limit)
     history = train_run(
         run,
         data,
@@ -66,34 +68,36 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
     for name in ("config.json", "metrics.jsonl"):
         write_bytes(out / name, (work / name).read_bytes())
     outcomes: dict[str, Outcome] = {}
-    for checkpoint in CHECKPOINTS:
-        if checkpoint == "best" and history.best_epoch is None:
-            continue
-        if time_limit is not None and time.monotonic() - started > time_limit:
-            return Row(out, outcomes, "the time limit is reached; what is evaluated is on record")
-        if not find_packed(out / "weights", checkpoint):
-            pack(load(work, checkpoint=checkpoint), out / "weights", checkpoint)
-        for place, limit in enumerate(dict.fromkeys(attacks.values())):
-            study = plan_study(
-                find_target(str(out), checkpoint=checkpoint),
-                root=root,
-                limit=limit,
-                seed=0,  # whatever the training's: runs of a row meet the same images, and can be compared
-                precision="auto",
-                device=device,
-            )
-            kept, left_out = applicable(list(attacks), study.subject.model)
-            names = [name for name in kept if attacks[name] == limit]
-            if not names:
+    try:
+        for checkpoint in CHECKPOINTS:
+            if checkpoint == "best" and history.best_epoch is None:
                 continue
-            for sentence in (study.announce(), *(left_out if place == 0 else [])):
-                say(sentence)
-            title = checkpoint if place == 0 else f"{checkpoint}, {len(study.data)} samples"
-            outcomes[title] = carry_out(
-                study,
-                names,
-                curve_samples=curve_samples if place == 0 else 0,
-                progress=progress,
-                say=say,
-            )
+            if not find_packed(out / "weights", checkpoint):
+                pack(load(work, checkpoint=checkpoint), out / "weights", checkpoint)
+            for place, limit in enumerate(dict.fromkeys(attacks.values())):
+                study = plan_study(
+                    find_target(str(out), checkpoint=checkpoint),
+                    root=root,
+                    limit=limit,
+                    seed=0,  # whatever the training's: runs of a row meet the same images, and can be compared
+                    precision="auto",
+                    device=device,
+                )
+                kept, left_out = applicable(list(attacks), study.subject.model)
+                names = [name for name in kept if attacks[name] == limit]
+                if not names:
+                    continue
+                for sentence in (study.announce(), *(left_out if place == 0 else [])):
+                    say(sentence)
+                title = checkpoint if place == 0 else f"{checkpoint}, {len(study.data)} samples"
+                outcomes[title] = carry_out(
+                    study,
+                    names,
+                    curve_samples=curve_samples if place == 0 else 0,
+                    progress=progress,
+                    say=say,
+                    stop=watch.stop_reason,
+                )
+    except Stopped as stopped:
+        return Row(out, outcomes, f"{stopped}; what is evaluated is on record")
     return Row(out, outcomes)

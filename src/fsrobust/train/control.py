@@ -45,7 +45,7 @@ class Stopwatch:
 
     limit: float | None = None
     reason: str | None = None
-    _started: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=lambda: time.monotonic())
     _before: dict[int, Any] = field(default_factory=dict)
 
     def __enter__(self) -> "Stopwatch":
@@ -65,9 +65,24 @@ class Stopwatch:
             raise KeyboardInterrupt
         self.reason = f"received {signal.Signals(number).name}"
 
+    @classmethod
+    def until(cls, deadline: float | None) -> "Stopwatch":
+        """Return one that ends with the ``deadline`` of another process, in seconds since the epoch."""
+        return cls(None if deadline is None else deadline - time.time())
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the limit, below 0 after it; None without one."""
+        return None if self.limit is None else self._started + self.limit - time.monotonic()
+
+    @property
+    def deadline(self) -> float | None:
+        """When the limit will be reached, in seconds since the epoch, which other processes know, too."""
+        return None if self.left is None else time.time() + self.left
+
     def stop_reason(self) -> str | None:
         """Return why the run should stop now, None to go on."""
-        if self.reason is None and self.limit is not None and time.monotonic() - self._started >= self.limit:
+        if self.reason is None and self.left is not None and self.left <= 0:
             self.reason = "the time limit is reached"
         return self.reason
 
