@@ -42,7 +42,7 @@ def reproduce(
     from fsrobust.recipes.plan import plan
     from fsrobust.recipes.table import read_table
     from fsrobust.report.html import write_table
-    from fsrobust.report.spread import spread_markdown
+    from fsrobust.report.spread_forms import spread_markdown
     from fsrobust.train.distributed import refuse_several
 
     refuse_several("reproduce")
