@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from fsrobust.attacks import SUITES
+from fsrobust.data import Portion
 from fsrobust.evaluate import Outcome, read_outcome, read_records
 from fsrobust.recipes.paper import PaperTable
 from fsrobust.recipes.plan import SIZES, Cell, Scale, columns
 from fsrobust.recipes.row import CHECKPOINTS
+from fsrobust.records import read_config
 from fsrobust.report.evaluations import Record
 from fsrobust.report.gain import gain_of
+from fsrobust.report.portions import WITHHELD, portion_of
 from fsrobust.report.results import read_run
 from fsrobust.report.spread import Course, Share, Spread, SpreadRow, share_of, spread
 from fsrobust.report.weights import GONE, UNKNOWN, fingerprints
@@ -19,10 +22,15 @@ _Found = Sequence[tuple[Cell, list[Record]]]
 
 
 def read_table(table: PaperTable, cells: Sequence[Cell], scale: Scale) -> Spread:
-    """Return mean and spread over the seeds of every row that has a record, for either checkpoint."""
+    """Return mean and spread over the seeds of every row that has a record, for either checkpoint.
+
+    Published numbers stand beside the last, at full scale, where its data are the whole set, or nearly; what they
+    lack is noted.
+    """
     heads, rows = columns(table, cells), []
     courses: dict[str, list[Course]] = {"steps": [], "eps": []}
     ensembles: dict[str, dict[str, dict[int, Outcome]]] = {checkpoint: {} for checkpoint in CHECKPOINTS}
+    data = _Portions()
     for row in dict.fromkeys(cell.row for cell in cells):
         done = [cell for cell in cells if cell.row == row and cell.state == "done"]
         there = [(cell, attack_records(cell), fingerprints(cell.folder)) for cell in done]
@@ -31,7 +39,10 @@ def read_table(table: PaperTable, cells: Sequence[Cell], scale: Scale) -> Spread
             shares = _shares(met, heads)
             if not shares:
                 continue
-            published = table.published.get(row, {}) if scale == "full" and checkpoint == "last" else {}
+            whole = data.take(met)
+            published = (
+                table.published.get(row, {}) if scale == "full" and checkpoint == "last" and whole else {}
+            )
             rows.append(SpreadRow(row, checkpoint, shares, dict(published)))
             ensembles[checkpoint][row] = _ensembles(met)
             if table.name == "FigS2":
@@ -41,15 +52,55 @@ def read_table(table: PaperTable, cells: Sequence[Cell], scale: Scale) -> Spread
     return Spread(
         name=table.name,
         title=f"{table.name}: {table.title}",
-        note=SIZES[scale].note,
+        note=" ".join(filter(None, [SIZES[scale].note, *data.remarks(published=scale == "full")])) or None,
         evidence=scale != "smoke",
         columns=heads,
         rows=rows,
-        gain=table.gain if scale == "full" else None,
+        gain=table.gain if scale == "full" and data.whole else None,
         gains=[gain for gain in gains if gain is not None],
         steps=courses["steps"],
         eps=courses["eps"],
     )
+
+
+class _Portions:
+    """How much of their data set a table's cells rest on, row by row."""
+
+    def __init__(self) -> None:
+        self.found: dict[str | None, Portion] = {}
+
+    def take(self, cells: _Found) -> bool:
+        """Take in some cells, and return whether published numbers speak of their data."""
+        portions = [
+            portion_of(records[-1], configuration(cell), drawn=cell.images)
+            for cell, records in cells
+            if records
+        ]
+        known = [found for found in portions if found is not None]
+        self.found |= {found.remark: found for found in known}
+        return all(found.comparable for found in known)
+
+    @property
+    def whole(self) -> bool:
+        """Whether published numbers speak of the data of all cells so far."""
+        return all(found.comparable for found in self.found.values())
+
+    def remarks(self, *, published: bool) -> list[str]:
+        """Return sentences on what the data lack, and that numbers were ``published`` but not of such data."""
+        remarks = [remark for remark in self.found if remark is not None]
+        return [*remarks, *([WITHHELD] if published and not self.whole else [])]
+
+
+def configuration(cell: Cell) -> Record:
+    """Return a cell's configuration.
+
+    Raises:
+        InputError: it is damaged; the message says what to do.
+    """
+    try:
+        return read_config(cell.folder)
+    except InputError as error:
+        raise InputError(f"{error}; {_again(cell)}") from error
 
 
 def _ensembles(cells: _Found) -> dict[int, Outcome]:

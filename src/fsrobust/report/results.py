@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fsrobust.evaluate import read_records
 from fsrobust.records import Metrics, read_config
 from fsrobust.report.evaluations import Evaluation, Record, read_evaluation
+from fsrobust.report.portions import whole
 from fsrobust.report.weights import count_parameters, of_these_weights
 from fsrobust.types import InputError
 
@@ -45,12 +46,12 @@ class RunResults:
         return f"{source} (evaluated in {folder})" if of_a_run else source
 
     def published(self, evaluation: Evaluation) -> dict[str, float]:
-        """Return published accuracies (%) by attack, {} where they are not of this data and ball."""
+        """Return published accuracies (%) by attack, {} where they are not of this data, all of it, and ball."""
         config = self.config or {}
         meant = config.get("evaluation") or {}
         same_ball = (meant.get("norm"), meant.get("eps")) == (evaluation.norm, evaluation.eps)
         same_data = (config.get("data") or {}).get("name") == evaluation.record["data"]["name"]
-        if not (config.get("published") and same_ball and same_data):
+        if not (config.get("published") and same_ball and same_data and whole(evaluation.record, config)):
             return {}
         return dict(config["published"]["accuracy"])
 
