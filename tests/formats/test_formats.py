@@ -131,6 +131,7 @@ def test_a_table_is_read(copied: Path) -> None:
     made = read_spread(V1 / "table" / "table.json")
     assert [(row.label, row.checkpoint) for row in made.rows] == [("at", "last"), ("at", "best")]
     assert made.rows[0].shares["pgd20"].mean == 0.125
+    assert (made.rows[0].shares["pgd20"].natural, made.gains) == (None, [])  # which tables did not have yet
     (cell,) = plan(paper_table("S5"), scale="smoke", out=copied, rows=["at"])
     assert cell.state == "new"
     cell.folder.mkdir(parents=True)

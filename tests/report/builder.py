@@ -43,7 +43,7 @@ class Fake:
     attacked: Mapping[str, str] = field(default_factory=dict)
     ball: Ball = field(default_factory=lambda: Linf(8 / 255))
     data: str = "cifar10"
-    of: int = 100
+    of: int = 10_000
     channels: int = 3
     checkpoint: str | None = "last"
     weights: int = 0
@@ -197,6 +197,8 @@ def write_config(folder: Path, *, title: str = "CIFAR-10, AT", epochs: int = 0, 
             "lr": 0.1,
             "momentum": 0.9,
             "weight_decay": 5e-4,
+            "train_on": "minus_validation",
+            "validation": 1000,
             "seed": 0,
         },
         "data": {"name": "cifar10", "sha256": "0" * 64, "n": 49_000},

@@ -93,7 +93,7 @@ def test_summary_of_one_run(tmp_path: Path, out: Path) -> None:
     """The first paragraph says how many of how many withstand what: 7 of 20, 19 when clean."""
     page = page_of(write_run(tmp_path / "a"), out=out)
     assert (
-        "Of 20 test images of cifar10 (drawn from 100 by seed 0), 35 % (18–57 %) are still classified "
+        "Of 20 test images of cifar10 (drawn from 10,000 by seed 0), 35 % (18–57 %) are still classified "
         "correctly by CIFAR-10, AT when each pixel may move by up to 8/255 on a scale from 0 (black) to 1 (white), "
         "whatever the attacks below tried; without an attack it is 95 % (76–99 %)." in page.text
     )
@@ -147,7 +147,7 @@ def test_says_what_it_cannot_say(tmp_path: Path, out: Path) -> None:
     assert "The large number is the paper's count" in text
     assert "On this page they differ by 15 percentage points at most." in text
     assert "a toy" in text
-    assert "20 test images of digits (drawn from 100 by seed 0)" in text
+    assert "20 test images of digits (drawn from 10,000 by seed 0)" in text
 
 
 def test_smoke_is_called_smoke(tmp_path: Path, out: Path) -> None:

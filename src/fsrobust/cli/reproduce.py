@@ -40,7 +40,7 @@ def reproduce(
     from fsrobust.recipes.plan import finished, plan
     from fsrobust.recipes.table import read_table
     from fsrobust.report.html import write_table
-    from fsrobust.report.spread import spread_markdown
+    from fsrobust.report.spread_forms import spread_markdown
     from fsrobust.train.distributed import refuse_several
 
     refuse_several("reproduce")
@@ -48,12 +48,7 @@ def reproduce(
     names = None if rows is None else [row.strip() for row in rows.split(",") if row.strip()]
     if names == []:  # which is not to ask for all of them
         raise InputError(f'Expected --rows as at,at+fsr, but got "{rows}"; leave it out for all rows')
-    if cpus is not None and ray is None:
-        raise InputError("Expected --ray with --cpus, which says how many a cell takes of a cluster")
-    if device is not None and ray is not None:
-        raise InputError(
-            "Expected one of two, but got --device and --ray, whose nodes choose; leave --device out"
-        )
+    _refuse_clashes(ray=ray, cpus=cpus, device=device)
     watch = stopwatch(time_limit)
     place = Place(data_root, pick_device(device), watch.deadline)
     cells = plan(chosen, scale=scale, out=out, rows=names, seeds=seeds)  # type: ignore[arg-type]  # checked there
@@ -63,7 +58,12 @@ def reproduce(
         return
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         failed = reproduce.make_cells(
-            cells, place, reporter, budget=budget, cluster=cluster.Cluster(ray, cpus or 1) if ray else None
+            cells,
+            place,
+            reporter,
+            budget=budget,
+            cluster=cluster.Cluster(ray, cpus or 1) if ray else None,
+            beside=finished(chosen, scale=scale, out=out),  # type: ignore[arg-type]
         )
     # what was asked for before and is done stands in the table, too
     done, folder = finished(chosen, scale=scale, out=out), out / f"{chosen.name}-{scale}"  # type: ignore[arg-type]
@@ -79,3 +79,12 @@ def reproduce(
         typer.echo(f"\nAlso as a page, Markdown, LaTeX and CSV: {folder}")
     if failed:
         raise reproduce.all_in_one(failed)
+
+
+def _refuse_clashes(*, ray: str | None, cpus: int | None, device: str | None) -> None:
+    if cpus is not None and ray is None:
+        raise InputError("Expected --ray with --cpus, which says how many a cell takes of a cluster")
+    if device is not None and ray is not None:
+        raise InputError(
+            "Expected one of two, but got --device and --ray, whose nodes choose; leave --device out"
+        )

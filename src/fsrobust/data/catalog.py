@@ -52,7 +52,8 @@ class DatasetSpec:
     """A row of `DATASETS`: what is known of a data set before it is read.
 
     ``read`` takes a split's files, as one of ``layouts`` names them, and the split. Data that some
-    package brings along have no layouts and no archives.
+    package brings along have no layouts and no archives. ``samples`` are the official counts of the training and
+    the test split, which may be had in part only.
     """
 
     title: str
@@ -62,6 +63,7 @@ class DatasetSpec:
     read: Callable[[Sequence[Path], Split], Samples]
     archives: tuple[Archive, ...] = ()
     layouts: tuple[Layout, ...] = ()
+    samples: tuple[int, int] | None = None
 
     @property
     def classes(self) -> int:
@@ -92,6 +94,7 @@ DATASETS: Final[dict[str, DatasetSpec]] = {
                 file="cifar-10-binary.tar.gz",
             ),
         ),
+        samples=(50_000, 10_000),
         layouts=(
             Layout(
                 folder="cifar-10-batches-bin",
@@ -114,6 +117,7 @@ DATASETS: Final[dict[str, DatasetSpec]] = {
                 file="cifar-100-binary.tar.gz",
             ),
         ),
+        samples=(50_000, 10_000),
         layouts=(
             Layout(folder="cifar-100-binary", train=("train.bin",), test=("test.bin",)),
             Layout(folder="cifar-100-python", train=("train",), test=("test",)),
@@ -139,6 +143,7 @@ DATASETS: Final[dict[str, DatasetSpec]] = {
                 packed=False,
             ),
         ),
+        samples=(73_257, 26_032),
         layouts=(Layout(folder="svhn", train=("train_32x32.mat",), test=("test_32x32.mat",)),),
     ),
     "tiny-imagenet": DatasetSpec(
@@ -154,6 +159,7 @@ DATASETS: Final[dict[str, DatasetSpec]] = {
                 file="tiny-imagenet-200.zip",
             ),
         ),
+        samples=(100_000, 10_000),
         layouts=(
             Layout(folder="tiny-imagenet-200", train=("wnids.txt",), test=("val/val_annotations.txt",)),
         ),

@@ -64,6 +64,19 @@ def training_data(cell: Cell, root: Path | None) -> Dataset:
     Raises:
         InputError: the training or the test images are not there.
     """
-    data = load_dataset(cell.run.data, "train", root=root)
-    load_dataset(cell.run.data, "test", root=root)  # missing test files are said now, not hours later
-    return data if cell.images is None else draw(data, count=cell.images, seed=0)
+    return trained_on(cell, data_of(cell, root)[0])
+
+
+def data_of(cell: Cell, root: Path | None) -> tuple[Dataset, Dataset]:
+    """Return all training and all test images of a cell's data set: missing ones are said now, not hours later.
+
+    Raises:
+        InputError: the training or the test images are not there.
+    """
+    train = load_dataset(cell.run.data, "train", root=root)
+    return train, load_dataset(cell.run.data, "test", root=root)
+
+
+def trained_on(cell: Cell, train: Dataset) -> Dataset:
+    """Return those of all training images that a cell of its size is trained on."""
+    return train if cell.images is None else draw(train, count=cell.images, seed=0)

@@ -24,13 +24,6 @@ from fsrobust.recipes.plan import Cell
 from fsrobust.recipes.start import initial_model
 from fsrobust.records import Metrics
 
-_SAMPLES: Final = {
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "svhn": (73_257, 26_032),
-    "tiny-imagenet": (100_000, 10_000),
-}
-"""Training and test images of the official sets, which a plan need not have on disk."""
 _STANDING: Final = 0.5
 """Share of the samples that a trained network is expected to withstand an attack on, before any has been seen."""
 _PASSES: Final = 2
@@ -161,9 +154,13 @@ def disk_left(cell: Cell) -> int:
 
 
 def _counts(cell: Cell) -> tuple[int, int]:
-    """Return how many images there are to train on and to attack; smoke's made-up sets have enough of either."""
-    train, test = _SAMPLES.get(cell.run.data, (10**9, 10**9))
-    return (train if cell.images is None else min(train, cell.images)), test if test < 10**9 else 256
+    """Return how many images there are to train on and to attack, which a plan need not have on disk.
+
+    Smoke's made-up sets have enough of either.
+    """
+    spec = DATASETS.get(cell.run.data)
+    train, test = (spec and spec.samples) or (10**9, 256)
+    return (train if cell.images is None else min(train, cell.images)), test
 
 
 def _attack_records(cell: Cell) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import nn
 from fsrobust.attacks import ATTACKS, SCORE_BASED, SUITES, Ball, format_eps, make_ball
 from fsrobust.attacks.balls import BALLS
 from fsrobust.config import Run, parse_fraction
-from fsrobust.data import Source, draw, open_dataset
+from fsrobust.data import Source, draw, open_dataset, portion
 from fsrobust.data.batches import pixels
 from fsrobust.evaluate import Study, Subject
 from fsrobust.evaluate.adaptive import ADAPTIVE
@@ -95,11 +95,19 @@ def train_run(  # noqa: PLR0913 - a run, its data, where it goes, and how long
 
 def check_shapes(run: Run, data: Source) -> None:
     """Refuse data of other channels or classes than the model's."""
-    if (data.channels, data.classes) != (run.model.channels, run.model.classes):
+    if (data.channels, data.classes) == (run.model.channels, run.model.classes):
+        return
+    found = portion(data.name, classes=data.classes, train=None, test=None)
+    if found is not None and run.model.classes == found.spec.classes != data.classes:
         raise InputError(
-            f"{data.name} has {data.channels} channels and {data.classes} classes, but the model has "
-            f"{run.model.channels} and {run.model.classes}; leave model.channels and model.classes alone"
+            f"Expected the {run.model.classes} classes of {data.name}, but only {data.classes} of them are there; let "
+            f"--data-root name the whole data set, or give --data {data.name}: the model then has the "
+            f"{data.classes} classes that are there, and no published number beside it"
         )
+    raise InputError(
+        f"{data.name} has {data.channels} channels and {data.classes} classes, but the model has "
+        f"{run.model.channels} and {run.model.classes}; leave model.channels and model.classes alone"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from fsrobust.data import Dataset
+from fsrobust.recipes.basis import announce, refuse_other_data
 from fsrobust.recipes.budget import Budget
-from fsrobust.recipes.cell import Place, make_cell, training_data
+from fsrobust.recipes.cell import Place, data_of, make_cell, trained_on
 from fsrobust.recipes.cluster import Cluster, make_on_cluster
 from fsrobust.recipes.overall import Overall, Watcher
 from fsrobust.recipes.plan import Cell
@@ -13,23 +14,31 @@ from fsrobust.types import InputError
 
 
 def make_cells(
-    cells: Sequence[Cell], place: Place, watcher: Watcher, *, budget: Budget, cluster: Cluster | None = None
+    cells: Sequence[Cell],
+    place: Place,
+    watcher: Watcher,
+    *,
+    budget: Budget,
+    cluster: Cluster | None = None,
+    beside: Sequence[Cell] = (),
 ) -> list[InputError | TrainingError]:
     """Make every cell that is not done, one after another or on a cluster; killed, the same call goes on.
 
-    A cell that cannot be made holds up no other: what is returned says why, by its name.
+    A cell that cannot be made holds up no other: what is returned says why, by its name. ``beside`` are cells that
+    stand in the same table.
 
     Raises:
-        InputError: the disk cannot hold the plan, or data are missing, both said before anything is trained.
+        InputError: the disk cannot hold the plan, data are missing, or a cell was done on others, all said before
+            anything is trained.
     """
     budget.check()
     watcher.say(budget.text())
     todo = [cell for cell in cells if cell.state != "done"]
+    if not todo and place.root is None:  # a finished table needs no data, but to be held against those named
+        return []
+    data = _training_data([*cells, *beside], place, watcher)
     if not todo:
         return []
-    data = training_data(
-        todo[0], place.root
-    )  # missing data are said before anything is made, or sent anywhere
     if cluster is not None:
         return make_on_cluster(todo, place, watcher, cluster=cluster, budget=budget)
     return _make_in_turn(todo, data, place, Overall(watcher, budget))
@@ -67,3 +76,12 @@ def all_in_one(failed: Sequence[InputError | TrainingError]) -> InputError | Tra
     """
     kind = InputError if all(isinstance(error, InputError) for error in failed) else TrainingError
     return kind("; ".join(map(str, failed)))
+
+
+def _training_data(cells: Sequence[Cell], place: Place, watcher: Watcher) -> Dataset:
+    """Return what the cells are trained on; what is amiss with it is said before anything is made, or sent anywhere."""
+    train, test = data_of(cells[0], place.root)
+    refuse_other_data(cells, train, test)
+    for sentence in announce(cells[0], train, test):
+        watcher.say(sentence)
+    return trained_on(cells[0], train)

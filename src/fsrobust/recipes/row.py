@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -18,6 +19,8 @@ from fsrobust.train.control import Stopwatch
 from fsrobust.train.packing import find_packed, pack
 
 CHECKPOINTS = ("last", "best")
+DRAW: Final = 0
+"""Seed of all evaluations, whatever the training's: runs of a table meet the same images, and can be compared."""
 _KEPT_FOR_EVALUATION = 0.25
 """Share of the time limit that training leaves alone."""
 
@@ -79,7 +82,7 @@ def make_row(  # noqa: PLR0913 - what, on what, where to, how long, who watches
                     find_target(str(out), checkpoint=checkpoint),
                     root=root,
                     limit=limit,
-                    seed=0,  # whatever the training's: runs of a row meet the same images, and can be compared
+                    seed=DRAW,
                     precision="auto",
                     device=device,
                 )

@@ -15,14 +15,8 @@ from fsrobust.report.entries import cast, unique_folders
 from fsrobust.report.figures import NORMS
 from fsrobust.report.page import Page, build_page
 from fsrobust.report.results import read_run
-from fsrobust.report.spread import (
-    Spread,
-    read_spread,
-    spread_csv,
-    spread_latex,
-    spread_markdown,
-    write_spread,
-)
+from fsrobust.report.spread import Spread, read_spread, write_spread
+from fsrobust.report.spread_forms import natural_on_these, spread_csv, spread_latex, spread_markdown
 from fsrobust.report.spread_part import TablePart, table_part
 from fsrobust.report.tables import NOT_RUN, TITLES, percent, signed, span
 from fsrobust.types import InputError
@@ -89,6 +83,7 @@ def _render(template: str, **values: object) -> str:
         titles=TITLES,
         norms=NORMS,
         not_run=NOT_RUN,
+        natural_on_these=natural_on_these,
         percent=percent,
         span=span,
         signed=signed,

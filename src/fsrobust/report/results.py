@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fsrobust.evaluate import read_records
 from fsrobust.records import Metrics, read_config
 from fsrobust.report.evaluations import Evaluation, Record, read_evaluation
+from fsrobust.report.portions import whole
 from fsrobust.report.weights import count_parameters, of_these_weights
 from fsrobust.types import InputError
 
@@ -45,14 +46,15 @@ class RunResults:
         return f"{source} (evaluated in {folder})" if of_a_run else source
 
     def published(self, evaluation: Evaluation) -> dict[str, float]:
-        """Return published accuracies (%) by attack, {} unless they are of this data, ball and last epoch."""
+        """Return published accuracies (%) by attack, {} unless they are of this ball, whole data set and last epoch."""
         config = self.config or {}
         meant = config.get("evaluation") or {}
         same_ball = (meant.get("norm"), meant.get("eps")) == (evaluation.norm, evaluation.eps)
         same_data = (config.get("data") or {}).get("name") == evaluation.record["data"]["name"]
         trained = self.metrics[-1].get("epoch") if self.metrics else 0
         at_the_end = evaluation.checkpoint != "best" and trained == (config.get("train") or {}).get("epochs")
-        if not (config.get("published") and same_ball and same_data and at_the_end):
+        same = same_ball and same_data and at_the_end and whole(evaluation.record, config)
+        if not (config.get("published") and same):
             return {}
         return dict(config["published"]["accuracy"])
 

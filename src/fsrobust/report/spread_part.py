@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fsrobust.report.figures import STYLES, style
+from fsrobust.report.gain import gain_in_words
 from fsrobust.report.pictures import Picture, data_uri, vector
-from fsrobust.report.spread import Course, Spread, gain_in_words, meaning, spread_csv
+from fsrobust.report.spread import Course, Spread
 from fsrobust.report.spread_figures import CHECKPOINTS, SWEPT, course_figure, dots_figure, sweep_figure, swept
+from fsrobust.report.spread_forms import meaning, spread_csv
 from fsrobust.report.tables import TITLES
 from fsrobust.report.words import count
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from fsrobust.evaluate import Interval, wilson
+from fsrobust.report import portions
 from fsrobust.report.entries import Entry, comparable
 from fsrobust.report.evaluations import Record
 from fsrobust.report.figures import ball_radius
@@ -148,6 +149,7 @@ def limits(entries: Sequence[Entry]) -> list[str]:
     records = [entry.evaluation.record for entry in entries]
     met = {name for entry in entries for name in entry.evaluation.records}
     sentences = _limits_of_samples(entries)
+    sentences += _limits_of_data(entries)
     sentences += _limits_of_comparison(entries)
     for entry in entries:
         for name, missed in unvisited(entry.evaluation.outcome).items():
@@ -192,6 +194,19 @@ def _limits_of_samples(entries: Sequence[Entry]) -> list[str]:
             f"{who}: {sample}. On so many, a share near one half is known to ±{50 * (high - low):.1f} points."
         )
     return sentences
+
+
+def _limits_of_data(entries: Sequence[Entry]) -> list[str]:
+    """Return what the data lack of the official ones that they go by the name of, rows of equal ones together."""
+    rows: dict[str, list[str]] = {}
+    for entry in entries:
+        said = portions.remark(entry.evaluation.record, entry.run.config)
+        if said is not None:
+            rows.setdefault(said, []).append(entry.label)
+    return [
+        f"{'Everything here' if len(labels) == len(entries) else listed(labels)}: {said}"
+        for said, labels in rows.items()
+    ]
 
 
 def _limits_of_comparison(entries: Sequence[Entry]) -> list[str]:
