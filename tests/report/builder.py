@@ -172,13 +172,15 @@ def _write(
         "forwards": content["backwards"] + len(labels),
         "seconds": 1.0,
     }
+    what: dict[str, object] = {"name": name}
     if fake.rival is not None:
         origin = {"source": "net", **identify(net(seed=fake.rival))}
         name, content = (
             f"{name} from net",
             {**content, "attack": {**content["attack"], "gradients_of": origin}},
         )
-    key = study.key("attack", {"name": name, "attack": content["attack"]})
+        what["rival"] = origin
+    key = study.key("attack", what)
     if name in fake.kept:
         about = {"ids": samples["ids"], "labels": labels, "predicted": samples["predicted"]}
         write_npz(study.path(key) / "adversarial.npz", images=attacked, **about)

@@ -136,3 +136,6 @@ def test_page_and_compare_make_one_test(tmp_path: Path) -> None:
     compared = versus(*([run] for run in runs)).comparison.row("pgd20")
     assert against is not None
     assert against.adjusted_p == against.p == compared.adjusted_p
+    besides = dict(table.rows)["Strongest white box"][1].against
+    assert besides is not None
+    assert besides.adjusted_p == pytest.approx(2 * besides.p)  # natural accuracy is the other row
