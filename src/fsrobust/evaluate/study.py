@@ -26,14 +26,7 @@ from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import PILOTS, Say, choose_precision, silent
 from fsrobust.evaluate.shards import Shard, read_parts, remove_parts, write_part
-from fsrobust.evaluate.store import (
-    Study,
-    Subject,
-    describe_attack,
-    device_of,
-    read_outcome,
-    write_index,
-)
+from fsrobust.evaluate.store import Study, Subject, describe_attack, device_of, read_outcome, write_index
 from fsrobust.evaluate.transfer import transfer_attack
 from fsrobust.records import locked, read_json, read_npz, write_json, write_npz
 from fsrobust.types import Images, InputError, Labels
