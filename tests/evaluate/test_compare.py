@@ -11,7 +11,7 @@ from fsrobust.attacks import SUITES
 from fsrobust.evaluate import Outcome, compare, compare_seeds
 from fsrobust.evaluate.compare import CHECKPOINTS_ONLY, Contrast, SeedsContrast
 from fsrobust.evaluate.outcome import Bits
-from fsrobust.evaluate.stats import Paired
+from fsrobust.evaluate.stats import Paired, holm
 from fsrobust.types import InputError
 
 
@@ -89,8 +89,57 @@ def test_the_sentence_says_who_is_ahead() -> None:
     assert "B is ahead by" in compare(weak, strong).sentence
     assert "A is ahead by" in compare(strong, weak).sentence
     assert "No difference is shown" in compare(weak, outcome(seed=2, robust=0.4)).sentence
-    for text in ("all attacks together", "400 samples", "Exact McNemar test", "Holm's adjustment for 4 rows"):
+    for text in ("all attacks together", "400 samples", "Exact McNemar test"):
         assert text in compare(weak, strong).sentence
+    assert [compare(*pair).ahead for pair in ((weak, strong), (strong, weak), (weak, weak))] == [
+        "B",
+        "A",
+        None,
+    ]
+
+
+@pytest.mark.parametrize("attacks", [1, 5, 7])
+def test_more_attacks_hide_no_loss(attacks: int) -> None:
+    """2 against 12 discordant of 1,000 have p = 0.013, however many attacks say the same; these stay adjusted."""
+    n, names = 1000, [*SUITES["whitebox"], "square", "apgd-ce", "fab"][:attacks]
+    every, a = np.ones(n, bool), np.arange(n) < 500
+    b = a.copy()
+    b[:2], b[500:512] = False, True
+    sides = [
+        Outcome(np.arange(n), every, dict.fromkeys(names, every), fooled, fooled)
+        for fooled in (dict.fromkeys(names, ~a), dict.fromkeys(names, ~b))
+    ]
+    made = compare(*sides)
+    assert made.ahead == "B"
+    assert "B is ahead by 1.0 points" in made.sentence
+    primary = [one for one in made.rows if one.count == "strict"][-1]
+    assert isinstance(primary, Contrast)
+    assert primary.adjusted_p == primary.p == pytest.approx(2 * (1 + 14 + 91) / 2**14)
+    besides = [one for one in made.rows if one.count == "strict"][:-1]
+    raw = [one.p for one in besides if isinstance(one, Contrast)]
+    assert [one.adjusted_p for one in besides] == holm(raw)
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "ahead"),
+    [
+        ("not to be trusted", "so nothing here says who withstands more", None),
+        ("inconclusive", "But B has an inconclusive diagnosis", "B"),
+        ("no diagnosis on record", "But B was never diagnosed", "B"),
+    ],
+)
+def test_who_cannot_be_attacked_is_not_ahead(state: str, said: str, ahead: str | None) -> None:
+    """The diagnosis of the side ahead decides what the sentence says, over seeds as well; the other side's does not."""
+    weak, strong = standing(500, 501, 499), standing(700, 702, 701)
+    for made in (
+        compare(weak[0], strong[0], verdicts={"A": "no sign found", "B": state}),
+        compare_seeds(weak, strong, verdicts={"A": "no sign found", "B": state}),
+    ):
+        assert made.ahead == ahead
+        assert said in made.sentence
+        assert ("is ahead" in made.sentence) == (ahead is not None)
+    other = compare(weak[0], strong[0], verdicts={"A": state, "B": "no sign found"})
+    assert other.sentence == compare(weak[0], strong[0]).sentence
 
 
 def test_it_says_that_checkpoints_are_no_methods() -> None:
@@ -216,13 +265,15 @@ def test_two_seeds_put_nobody_ahead() -> None:
 
 
 def test_a_row_without_a_p_makes_no_other_one_smaller() -> None:
-    """Natural accuracy does not differ here, so it has no p; Holm still counts it as a row."""
+    """Natural accuracy does not differ here, so it has no p; Holm still counts it as a row beside the primary one."""
     made = compare_seeds(standing(500, 500, 500), standing(700, 702, 701))
-    natural, found = made.row("natural"), made.row("fgsm")
+    natural, found, primary = made.row("natural"), made.row("fgsm", "paper"), made.row("fgsm")
     assert isinstance(natural, SeedsContrast)
     assert isinstance(found, SeedsContrast)
+    assert isinstance(primary, SeedsContrast)
     assert np.isnan(natural.adjusted_p)
     assert found.adjusted_p == pytest.approx(2 * found.difference.p)
+    assert primary.adjusted_p == primary.difference.p
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

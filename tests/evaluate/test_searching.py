@@ -77,7 +77,8 @@ def test_a_network_that_bears_bf16_is_searched_in_it(
     assert choose_precision(robust, *pilots(), "auto").precision == "bf16"
     monkeypatch.setattr(searching, "multiplies_bf16", lambda _device: False)
     assert choose_precision(robust, *pilots(), "auto").precision == "fp32"
-    assert choose_precision(robust, *pilots(), "bf16").precision == "bf16"
+    asked = choose_precision(robust, *pilots(), "bf16")
+    assert (asked.precision, asked.why) == ("bf16", None)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1000.0])
@@ -104,6 +105,10 @@ def test_a_network_that_hides_from_bf16_is_searched_in_fp32(
     assert found.precision == "fp32"
     assert found.why is not None
     assert "agree" in found.why
+    torch.manual_seed(0)
+    forced = choose_precision(Fine().eval(), *pilots(), "bf16")
+    assert forced.precision == "bf16"
+    assert str(forced.why).startswith("WARNING: bf16 gradients agree with fp32 in only")
 
 
 def test_nothing_to_agree_on_is_no_agreement(monkeypatch: pytest.MonkeyPatch) -> None:

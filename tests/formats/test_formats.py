@@ -109,7 +109,11 @@ def test_records_are_read() -> None:
     assert transfer["attack"]["gradients_of"]["source"] == "rival"
     (shown,) = read_run(V1 / "audit").evaluations  # another network was only diagnosed
     assert (set(shown.records), shown.curve is None, shown.masks is None) == (
-        {"fgsm", "autoattack", "fgsm from rival"},
+        {
+            "fgsm",
+            "autoattack",
+            f"fgsm from rival ({transfer['attack']['gradients_of']['weights_sha256'][:8]})",
+        },
         False,
         False,
     )

@@ -13,7 +13,9 @@ from fsrobust.attacks import Ball, Linf, describe_ball, make_attack
 from fsrobust.data import Dataset
 from fsrobust.evaluate import Diagnosis, Sign, Study, Subject
 from fsrobust.evaluate.cascade import STANDING, StageCost, Standing
+from fsrobust.evaluate.identity import identify, subject_key
 from fsrobust.evaluate.outcome import Bits
+from fsrobust.evaluate.searching import Precision
 from fsrobust.evaluate.store import describe_attack
 from fsrobust.records import Metrics, read_json, write_json, write_npz
 from tests.runs import net
@@ -56,6 +58,11 @@ class Fake:
     """Per cascade, whom each of its stages fooled."""
     signs: Sequence[Sign] = ()
     """What a diagnosis found; it is on record if there are any."""
+    rounded: bool = False
+    """Whether the same weights run behind a rounding, which makes another model of them."""
+    precision: Precision = "fp32"
+    rival: int | None = None
+    """Whose gradients attacks took, by the seed of its weights; its folder's name is always the same."""
     kept: Sequence[str] = ()
     """Attacks of which all images are kept."""
 
@@ -67,8 +74,11 @@ def write_fake(folder: Path, fake: Fake, source: str | None = None) -> Study:
     images = torch.randint(0, 256, (n, fake.channels, 8, 8), dtype=torch.uint8, generator=generator)
     labels, names = torch.arange(n) % len(fake.class_names), tuple(fake.class_names)
     data = Dataset(fake.data, "test", images, labels, torch.arange(n) * 2, names)
-    subject = Subject(net(seed=fake.weights, fsr=fake.fsr), source or folder.name, fake.checkpoint)
-    study = Study(folder, subject, data, fake.of, fake.ball, fake.seed)
+    model = net(seed=fake.weights, fsr=fake.fsr)
+    if fake.rounded:
+        model.register_forward_pre_hook(lambda _module, args: (args[0].round(),))
+    subject = Subject(model, source or folder.name, fake.checkpoint)
+    study = Study(folder, subject, data, fake.of, fake.ball, fake.seed, fake.precision)
     for name in fake.fooled_last:
         _write_attack(study, fake, name)
     for name, stages in fake.cascades.items():
@@ -86,7 +96,7 @@ def write_fake(folder: Path, fake: Fake, source: str | None = None) -> Study:
         _write_mask(study, next(iter(fake.fooled_last)))
     for record in (folder / "eval").glob("*/record.json"):
         content = read_json(record)
-        if content["weights_sha256"] == subject.identity["weights_sha256"]:
+        if subject_key(content) == subject_key(subject.identity):
             write_json(record, content | {"created": fake.created})
     return study
 
@@ -162,7 +172,15 @@ def _write(
         "forwards": content["backwards"] + len(labels),
         "seconds": 1.0,
     }
-    key = study.key("attack", {"name": name})
+    what: dict[str, object] = {"name": name}
+    if fake.rival is not None:
+        origin = {"source": "net", **identify(net(seed=fake.rival))}
+        name, content = (
+            f"{name} from net",
+            {**content, "attack": {**content["attack"], "gradients_of": origin}},
+        )
+        what["rival"] = origin
+    key = study.key("attack", what)
     if name in fake.kept:
         about = {"ids": samples["ids"], "labels": labels, "predicted": samples["predicted"]}
         write_npz(study.path(key) / "adversarial.npz", images=attacked, **about)

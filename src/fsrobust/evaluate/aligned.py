@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsrobust.attacks import SUITES
-from fsrobust.evaluate.outcome import Bits, Outcome
+from fsrobust.evaluate.outcome import Bits, Outcome, base_name
 from fsrobust.types import InputError
 
 Count = Literal["paper", "strict"]
@@ -97,7 +97,7 @@ def columns(outcomes: Sequence[Outcome]) -> tuple[list[Column], list[str]]:
         found += [_single(name, count) for name in ("natural", *whole)]
         four = SUITES["whitebox"]
         if set(four) <= set(whole):
-            found.append(_together(ENSEMBLE, four, count))
+            found.append(_together(ENSEMBLE, [name for name in whole if base_name(name) in four], count))
         if len(whole) > 1 and set(whole) != set(four):
             found.append(_together(ALL, whole, count))
     return found, notes
@@ -117,4 +117,8 @@ def _single(name: str, count: Count) -> Column:
 
 
 def _together(name: str, attacks: Sequence[str], count: Count) -> Column:
-    return Column(name, count, lambda outcome: outcome.survivors(attacks, strict=count == "strict"))
+    def correct(outcome: Outcome) -> Bits:
+        # further columns of these attacks, which not every side has, would speak against who has them
+        return only(outcome, attacks).survivors(attacks, strict=count == "strict")
+
+    return Column(name, count, correct)

@@ -8,17 +8,17 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from fsrobust.models import ModelConfig
 from fsrobust.plugin import FSR, config_of
-from fsrobust.records import digest
+from fsrobust.records import digest, digest_of
 
 _KNOWN: Final = ("torch", "fsrobust", "builtins")
 """Packages whose code is not part of a network: their versions are in the record's provenance."""
@@ -30,6 +30,10 @@ _DEPTH: Final = 8
 _PLAIN: Final = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 _SETTINGS: Final = (*_PLAIN, Tensor, list, tuple, dict, set, frozenset)
 """What is looked at of the values that a function has at hand."""
+_DEFAULTS: Final = {
+    field.name: field.default for field in fields(ModelConfig) if field.default is not MISSING
+}
+"""What a configuration was before it had a field for it."""
 
 
 def identify(model: nn.Module) -> dict[str, object]:
@@ -45,6 +49,18 @@ def identify(model: nn.Module) -> dict[str, object]:
         return {**weights, "model": asdict(config), **altered}
     shown = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # addresses of this process
     return {**weights, "model": shown, "code_sha256": code_sha256(model)}
+
+
+def subject_key(record: Mapping[str, Any]) -> str:
+    """Return the fingerprint of what a record is of: weights, configuration and code.
+
+    Records are joined by it, never by their weights alone: a network, and the same with a rounding in front, have one
+    state and are two models.
+    """
+    model = record["model"]
+    if isinstance(model, dict):
+        model = {**_DEFAULTS, **model}
+    return digest_of([record["weights_sha256"], model, record.get("code_sha256")])
 
 
 def _altered(model: nn.Module, config: ModelConfig) -> bool:

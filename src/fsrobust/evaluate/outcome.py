@@ -12,6 +12,15 @@ from fsrobust.types import InputError, unknown_name
 Bits = NDArray[np.bool_]
 
 
+def base_name(column: str) -> str:
+    """Return whose column this is: an attack that has several records has several, told apart in brackets.
+
+    >>> base_name("pgd20 (bf16 search)"), base_name("pgd20")
+    ('pgd20', 'pgd20')
+    """
+    return column.partition(" (")[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """Verdicts on N samples, all in IEEE float32.
@@ -36,6 +45,10 @@ class Outcome:
         """Names of the attacks, in the order they ran."""
         return tuple(self.fooled)
 
+    def columns_of(self, name: str) -> list[str]:
+        """Return the columns that an attack has, by whatever it was told apart; its name alone if it has none."""
+        return [column for column in self.fooled if name in (column, base_name(column))] or [name]
+
     def correct(self, name: str, *, strict: bool = False) -> Bits:
         """Return bool [N]: which samples count for an attack, or for "natural".
 
@@ -55,10 +68,11 @@ class Outcome:
         return self.natural_correct & ~self.fooled[name] if strict else ~self.fooled_last[name]
 
     def survivors(self, names: Sequence[str], *, strict: bool = False) -> Bits:
-        """Return bool [N]: correct when clean and under every one of the attacks."""
+        """Return bool [N]: correct when clean and under every one of the attacks, in all columns that these have."""
         bits = self.natural_correct.copy()
         for name in names:
-            bits &= self.correct(name, strict=strict)
+            for column in self.columns_of(name):
+                bits &= self.correct(column, strict=strict)
         return bits
 
     def accuracy(self, name: str) -> float:

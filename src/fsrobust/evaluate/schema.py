@@ -100,6 +100,8 @@ def _attack(value: object) -> bool:
         schema["stages"] = _list_of(lambda stage: follows(stage, {"name": _text}))
     if "draws" in settings:
         schema["draws"] = _count
+    if "gradients_of" in settings:
+        schema["gradients_of"] = lambda rival: follows(rival, {"source": _text, "weights_sha256": _text})
     return follows(settings, schema)
 
 
@@ -136,6 +138,7 @@ OPTIONAL: Final[Schema] = {
     ),
     "stages": _list_of(_stage),
     "precision": _text,
+    "code_sha256": _text,
     "image_shape": lambda shape: _list_of(_count)(shape) and len(shape) == 3,
 }
 """What a record may hold: fields of some attacks, and those that are younger than the format."""

@@ -58,7 +58,8 @@ def choose_precision(
     Either way a frozen copy with folded batch norms is asked, as far as it proves to be the same network.
 
     A model bears it if, on these samples, input gradients in bf16 point where those in float32 do. Else an
-    attack would be weak for no fault of the model's defence, and float32 is used.
+    attack would be weak for no fault of the model's defence, and float32 is used. Who asks for bf16 all the same
+    gets it, and is warned.
 
     Raises:
         InputError: another word than these.
@@ -75,8 +76,11 @@ def choose_precision(
         if is_out_of_memory(error):
             raise
         return _in_float32(model, x, y, f"the model does not run in bf16 ({first_line(error)})")
-    if asked == "auto" and not agreement >= _AGREEING:  # written so that NaN fails
-        return _in_float32(model, x, y, f"bf16 gradients agree with fp32 in only {agreement:.0%}")
+    if not agreement >= _AGREEING:  # written so that NaN fails
+        why = f"bf16 gradients agree with fp32 in only {agreement:.0%}"
+        if asked == "auto":
+            return _in_float32(model, x, y, why)
+        return Searching("bf16", view, f"WARNING: {why}, so this search may miss what one in fp32 finds")
     return Searching("bf16", view)
 
 

@@ -167,6 +167,15 @@ def duels(fields: Sequence[Sequence[NDArray[np.bool_]]]) -> list[dict[tuple[int,
     return [{places: Duel(pairs, next(adjusted)) for places, pairs in field.items()} for field in paired]
 
 
+def primary(rights: Sequence[NDArray[np.bool_]]) -> dict[tuple[int, int], Duel]:
+    """Return the one test that is declared beforehand: who is right under all attacks together, strictly, by pairs.
+
+    Between two models it is the exact McNemar test as it is, however many attacks there are: more of them make more
+    rows, but no further claim. Between more models any two may be picked, so Holm's adjustment is over all pairs.
+    """
+    return duels([rights])[0]
+
+
 @dataclass(frozen=True)
 class Seeds:
     """A number over several seeds: mean, standard deviation, and Student's t interval of the mean.

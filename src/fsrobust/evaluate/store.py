@@ -15,7 +15,8 @@ from torch import nn
 
 from fsrobust.attacks import Attack, Ball, Cascade, describe_ball, format_eps
 from fsrobust.data import Dataset
-from fsrobust.evaluate.identity import identify
+from fsrobust.evaluate.identity import identify, subject_key
+from fsrobust.evaluate.joined import by_column
 from fsrobust.evaluate.kept import RECORD, digests, list_records, read_samples
 from fsrobust.evaluate.outcome import Outcome
 from fsrobust.evaluate.searching import Precision
@@ -179,22 +180,25 @@ def write_index(folder: Path) -> None:
 
 
 def read_outcome(folder: Path, records: list[dict[str, Any]]) -> Outcome:
-    """Return the outcome that some attack records make together, without running anything.
+    """Return the outcome that some attack records, oldest first, make together, without running anything.
+
+    All of them count: what goes by one name has a column each, see ``by_column``.
 
     Raises:
         InputError: no records, or records of different samples or models.
     """
     if not records:
         raise InputError(f'Expected attack records in "{folder}", but there are none; run evaluate first')
-    samples = {r["name"]: read_samples(folder / "eval" / r["key"]) for r in records}
+    columns = by_column(records)
+    samples = {column: read_samples(folder / "eval" / r["key"]) for column, r in columns.items()}
     first = next(iter(samples.values()))
-    one_model = len({r["weights_sha256"] for r in records}) == 1
+    one_model = len({subject_key(record) for record in records}) == 1
     if not one_model or not all(np.array_equal(s["ids"], first["ids"]) for s in samples.values()):
         raise InputError(f'The records in "{folder}" are of different models or samples; choose some')
-    surest = max(records, key=lambda record: record["attack"].get("draws", 1))
+    surest = max(columns, key=lambda column: columns[column]["attack"].get("draws", 1))
     return Outcome(
         ids=first["ids"],
-        natural_correct=samples[surest["name"]]["natural_correct"],
+        natural_correct=samples[surest]["natural_correct"],
         attacked={name: s["attacked"] for name, s in samples.items()},
         fooled_last={name: s["fooled_last"] for name, s in samples.items()},
         fooled={name: s["fooled_any"] for name, s in samples.items()},

@@ -285,4 +285,6 @@ class _Work:
         x_adv: Images = torch.from_numpy(kept["attacked"].astype(np.float32)).to(device)
         pictures = mask_pictures(self.model, x, x_adv)
         if pictures is not None:
-            self.study.write(key, "mask", {"name": "mask", "attack": name}, {"mask": pictures})
+            self.study.write(
+                key, "mask", {"name": "mask", "attack": label(name, self.study)}, {"mask": pictures}
+            )

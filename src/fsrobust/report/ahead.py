@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from fsrobust.evaluate.aligned import only, shared
-from fsrobust.evaluate.compare import ALPHA, p_text
-from fsrobust.evaluate.stats import Duel, duels
+from fsrobust.evaluate.stats import Duel, primary
+from fsrobust.evaluate.trust import UNTRUSTED, doubt
+from fsrobust.evaluate.wording import ALPHA, p_text
 from fsrobust.report.entries import Entry, comparable
-from fsrobust.report.tables import TITLES, Cell, percent, signed, standing, worst_case
+from fsrobust.report.tables import Cell, heading, percent, signed, standing, worst_case
+from fsrobust.report.verdict import state
 from fsrobust.report.words import SPACE, ball_in_words, count, listed, sample_in_words, share
 
 
@@ -34,7 +36,7 @@ def on_equal_terms(group: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
         replace(entry, evaluation=replace(entry.evaluation, outcome=only(entry.evaluation.outcome, met)))
         for entry in group
     ]
-    return equal, [TITLES.get(name, name) for name in others]
+    return equal, [heading(name) for name in others]
 
 
 def _setting(entry: Entry) -> tuple[str, str]:
@@ -49,7 +51,13 @@ def _compared(group: Sequence[Entry], others: Sequence[str]) -> list[str]:
             f"All were shown the same {sample}, but no attack is on record for all of them: nothing says which one "
             "withstands more."
         ]
-    ranked = sorted(group, key=lambda entry: -worst_case(entry.evaluation.outcome).accuracy)
+    ranked = sorted(  # of equals the one first that attacks can judge
+        group,
+        key=lambda entry: (
+            -worst_case(entry.evaluation.outcome).accuracy,
+            state(entry.evaluation) == UNTRUSTED,
+        ),
+    )
     cells = [worst_case(entry.evaluation.outcome) for entry in ranked]
     sentences = [_together(ranked, cells, sample, ball), *_differences(ranked, cells)]
     if others:
@@ -64,9 +72,10 @@ def _alone(entry: Entry, sample: str, ball: str) -> str:
     outcome = entry.evaluation.outcome
     cell = worst_case(outcome)
     clean = share(outcome.accuracy("natural"), outcome.interval("natural"), outcome.n)
+    bad = f" That number is {UNTRUSTED}: see the signs below." if state(entry.evaluation) == UNTRUSTED else ""
     return (
         f"Of {sample}, {share(cell.accuracy, cell.interval, cell.n)} are still classified correctly by "
-        f"{entry.name} when {ball}, whatever the attacks below tried; without an attack it is {clean}."
+        f"{entry.name} when {ball}, whatever the attacks below tried; without an attack it is {clean}.{bad}"
     )
 
 
@@ -88,15 +97,30 @@ def _together(ranked: Sequence[Entry], cells: Sequence[Cell], sample: str, ball:
 
 
 def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
-    """Return what the images say of the most robust entry and each other one."""
+    """Return what the images say of the most robust entry that attacks can judge, and each one behind it."""
+    top = next((k for k, one in enumerate(ranked) if state(one.evaluation) != UNTRUSTED), len(ranked) - 1)
+    sentences = []
+    for place in range(top):
+        name, behind = ranked[place].name, [entry.name for entry in ranked[place + 1 :]]
+        sentences.append(f"On paper {name} comes before {listed(behind)}, but {doubt(name, UNTRUSTED)}")
+    if top == len(ranked) - 1:
+        return sentences
     if not same_images(ranked):
-        return _by_intervals(ranked, cells)
-    fought = duels([[standing(entry.evaluation.outcome) for entry in ranked]])[0]
+        return [*sentences, *_by_intervals(ranked[top:], cells[top:])]
+    fought = primary([standing(entry.evaluation.outcome) for entry in ranked])
+    own = {place - top: duel for (first, place), duel in fought.items() if first == top}
+    return [*sentences, *_by_test(ranked[top:], cells[top:], own, len(fought))]
+
+
+def _by_test(
+    ranked: Sequence[Entry], cells: Sequence[Cell], fought: Mapping[int, Duel], pairs: int
+) -> list[str]:
+    """Return what the primary test says of the most robust entry and each other one."""
     best, images = ranked[0].name, f"{count(cells[0].n)} images"
-    leads = {entry.name: fought[0, place] for place, entry in enumerate(ranked) if place}
+    leads = {ranked[place].name: duel for place, duel in fought.items()}
     ahead = {label: duel for label, duel in leads.items() if duel.adjusted_p <= ALPHA}
     level = {label: duel for label, duel in leads.items() if duel.adjusted_p > ALPHA}
-    holm = f" (Holm's adjustment for {len(fought)} pairs)" if len(fought) > 1 else ""
+    holm = f" (Holm's adjustment for {pairs} pairs)" if pairs > 1 else ""
     by = f"by the exact McNemar test{holm}, chance in the choice of images"
     sentences = []
     if level:
@@ -108,7 +132,14 @@ def _differences(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
         sentences.append(
             f"{best} withstands more of the same {images} than {_leads(ahead)}: {by} hardly makes such a difference."
         )
+        sentences += _doubts(ranked[0])
     return sentences
+
+
+def _doubts(best: Entry) -> list[str]:
+    """Return what its diagnosis, or the want of one, says against the lead of an entry."""
+    caution = doubt(best.name, state(best.evaluation))
+    return [caution] if caution else []
 
 
 def same_images(entries: Sequence[Entry]) -> bool:
@@ -159,4 +190,5 @@ def _by_intervals(ranked: Sequence[Entry], cells: Sequence[Cell]) -> list[str]:
         )
     if below:
         sentences.append(f"{best.name} withstands more than {listed(below)}: the intervals do not overlap.")
+        sentences += _doubts(best)
     return sentences

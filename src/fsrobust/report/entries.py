@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fsrobust.report.evaluations import Evaluation
+from fsrobust.evaluate.identity import subject_key
+from fsrobust.report.evaluations import Evaluation, Record
 from fsrobust.report.figures import NORMS, Style, style
 from fsrobust.report.results import RunResults
 
@@ -64,6 +65,17 @@ def _weights(pair: _Pair) -> str:
     return f"weights {mine.record['weights_sha256'][:8]}" if several else ""
 
 
+def _version(pair: _Pair) -> str:
+    """Return what tells a model from another one of the same weights."""
+    return version(pair[1].record) if pair[1] else ""
+
+
+def version(record: Record) -> str:
+    """Return which code, or which configuration, a record's weights were run in."""
+    code = record.get("code_sha256")
+    return f"code {code[:8]}" if code else f"model {subject_key(record)[:8]}"
+
+
 def _ball(pair: _Pair) -> str:
     return f"{NORMS.get(pair[1].norm, pair[1].norm)} {pair[1].eps}" if pair[1] else "not evaluated"
 
@@ -84,6 +96,7 @@ _TRAITS: Final[tuple[Callable[[_Pair], str], ...]] = (
     _source,
     _checkpoint,
     _weights,
+    _version,
     _ball,
     _data,
     _samples,

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsrobust.attacks import ATTACKS
 from fsrobust.evaluate import Outcome, read_outcome
+from fsrobust.evaluate.aligned import only
 from fsrobust.evaluate.curves import EpsCurve
+from fsrobust.evaluate.joined import by_column, precision_of
 from fsrobust.evaluate.kept import GALLERY, IMAGES, read_pictures, read_samples
 from fsrobust.records import read_json, read_npz
+from fsrobust.report.tables import in_order
 from fsrobust.types import InputError
 
 Record = dict[str, Any]
@@ -45,9 +47,9 @@ class Masks:
 class Evaluation:
     """One checkpoint in one ball on one set of samples: everything that was recorded of it.
 
-    ``records`` holds the newest record of each attack; those of which nothing but record.json can be read are
-    left out. ``fooled_by`` int16 [N] says of a cascade which stage fooled whom, ``kept`` where an attack's images
-    are if all of them were kept, ``diagnosis`` is the largest of these weights in this ball.
+    ``records`` holds every attack by its column, as the outcome does; those of which nothing but record.json can be
+    read are left out. ``fooled_by`` int16 [N] says of a cascade which stage fooled whom, ``kept`` where an attack's
+    images are if all of them were kept, ``diagnosis`` is the one that counts of this model in this ball.
     """
 
     records: Mapping[str, Record]
@@ -111,39 +113,38 @@ def read_evaluation(
     Raises:
         InputError: no attack is left.
     """
-    known = {name: place for place, name in enumerate(ATTACKS)}
-    attacks: dict[str, Record] = {}
-    galleries: dict[str, Gallery] = {}
-    fooled_by: dict[str, NDArray[np.int16]] = {}
-    for record in (r for r in group if r["kind"] == "attack"):  # oldest first: the newest of a name stays
-        place = folder / "eval" / record["key"]
+    samples: dict[str, Mapping[str, NDArray[Any]]] = {}
+    for record in (record for record in group if record["kind"] == "attack"):
         try:
-            samples = read_samples(place)
+            samples[record["key"]] = read_samples(folder / "eval" / record["key"])
         except InputError as error:
             remarks.append(f"An attack is left out: {error}")
-            continue
-        attacks[record["name"]] = record
-        galleries.pop(record["name"], None)
-        fooled_by.pop(record["name"], None)
-        if "fooled_by" in samples:
-            fooled_by[record["name"]] = samples["fooled_by"]
-        try:
-            pictures = read_pictures(place, record, GALLERY)
-            galleries[record["name"]] = Gallery(**{name: pictures[name] for name in Gallery.__annotations__})
-        except InputError as error:
-            remarks.append(f"A gallery is left out: {error}")
-    names = sorted(attacks, key=lambda name: known.get(name, len(known)))
-    files = {name: folder / "eval" / attacks[name]["key"] / IMAGES for name in names}
+    readable = [record for record in group if record["key"] in samples]
+    columns = by_column(readable)
+    names = in_order(columns)
+    found = {name: samples[columns[name]["key"]] for name in names}
+    files = {name: folder / "eval" / columns[name]["key"] / IMAGES for name in names}
     return Evaluation(
-        records={name: attacks[name] for name in names},
-        outcome=read_outcome(folder, [attacks[name] for name in names]),
+        records={name: columns[name] for name in names},
+        outcome=only(read_outcome(folder, readable), names),
         curve=_curve(folder, group, remarks),
-        galleries=galleries,
-        masks=_masks(folder, group, remarks),
-        fooled_by=fooled_by,
+        galleries=_galleries(folder, columns, remarks),
+        masks=_masks(folder, group, columns, remarks),
+        fooled_by={name: arrays["fooled_by"] for name, arrays in found.items() if "fooled_by" in arrays},
         kept={name: file for name, file in files.items() if file.is_file()},
         diagnosis=diagnosis,
     )
+
+
+def _galleries(folder: Path, columns: Mapping[str, Record], remarks: list[str]) -> dict[str, Gallery]:
+    galleries: dict[str, Gallery] = {}
+    for column, record in columns.items():
+        try:
+            pictures = read_pictures(folder / "eval" / record["key"], record, GALLERY)
+            galleries[column] = Gallery(**{name: pictures[name] for name in Gallery.__annotations__})
+        except InputError as error:
+            remarks.append(f"A gallery is left out: {error}")
+    return galleries
 
 
 def _curve(folder: Path, group: Sequence[Record], remarks: list[str]) -> EpsCurve | None:
@@ -157,13 +158,26 @@ def _curve(folder: Path, group: Sequence[Record], remarks: list[str]) -> EpsCurv
     return None
 
 
-def _masks(folder: Path, group: Sequence[Record], remarks: list[str]) -> Masks | None:
+def _masks(
+    folder: Path, group: Sequence[Record], columns: Mapping[str, Record], remarks: list[str]
+) -> Masks | None:
     """Return the newest masks that can be read."""
     for record in reversed([r for r in group if r["kind"] == "mask"]):
         try:
             arrays = read_npz(folder / "eval" / record["key"] / "mask.npz")
             position = str(arrays.pop("position"))
-            return Masks(record["attack"], position, **arrays)
+            return Masks(_attacked_by(record, columns), position, **arrays)
         except (InputError, KeyError, TypeError) as error:
             remarks.append(f"Pictures of the mask are left out: {error}")
     return None
+
+
+def _attacked_by(mask: Record, columns: Mapping[str, Record]) -> str:
+    """Return the column of the attack whose images the mask was looked at on; where it is gone, one that is none."""
+    name, precision = mask["attack"], precision_of(mask)
+    same = [
+        column
+        for column, record in columns.items()
+        if record["name"] == name and precision_of(record) == precision
+    ]
+    return same[-1] if same else f"{name} ({precision} search)"

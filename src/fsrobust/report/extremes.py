@@ -11,7 +11,7 @@ from fsrobust.evaluate.kept import IMAGES, read_pictures
 from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.overlap import victims
 from fsrobust.report.pictures import class_name, image_png
-from fsrobust.report.tables import TITLES
+from fsrobust.report.tables import heading
 from fsrobust.report.words import count, some
 from fsrobust.types import InputError
 
@@ -107,7 +107,7 @@ def _portraits(one: Evaluation, name: str, ids: Sequence[int]) -> Iterator[Portr
             id=sample,
             image=image_png(clean[sample]) if sample in clean else None,
             attacked=image_png(album.attacked[sample]),
-            attack=TITLES.get(name, name),
+            attack=heading(name),
             label=class_name(names, label),
             said=class_name(names, said),
             wrong=said != label,

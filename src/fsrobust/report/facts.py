@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fsrobust.evaluate.joined import precision_of
 from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.figures import NORMS, learning_rate_drops
 from fsrobust.report.results import RunResults
+from fsrobust.report.tables import heading
 from fsrobust.report.words import count, listed, sample_in_words
 
 Facts = list[tuple[str, str]]
@@ -141,10 +143,25 @@ def evaluation_facts(evaluation: Evaluation) -> Facts:
         ("Ball", f"{NORMS.get(evaluation.norm, evaluation.norm)}, eps {evaluation.eps}"),
         ("Date", " to ".join([dates[0]] if len(dates) == 1 else [dates[0], dates[-1]])),
         ("Cost", f"{count(gradients)} gradients of one image"),
+        ("Search", _search(evaluation)),
         ("Weights", f"sha256 {record['weights_sha256'][:16]}…"),
+        *([("Code", f"sha256 {record['code_sha256'][:16]}…")] if "code_sha256" in record else []),
         ("Sample set", f"sha256 {record['data']['sha256'][:16]}…"),
         *_made_by("Evaluated", record.get("provenance") or {}),
     ]
+
+
+def _search(evaluation: Evaluation) -> str:
+    """Return in which precision attacks searched, and which ones in another; no verdict rests on it."""
+    low = {precision_of(record) for record in evaluation.records.values()} - {"fp32"}
+    if not low:
+        return "in IEEE float32, as every verdict is"
+    names = {kind: _in(evaluation, kind) for kind in sorted(low)}
+    return f"{'; '.join(f'in {kind}: {listed(found)}' for kind, found in names.items())}; verdicts in IEEE float32"
+
+
+def _in(evaluation: Evaluation, precision: str) -> list[str]:
+    return [heading(name) for name, one in evaluation.records.items() if precision_of(one) == precision]
 
 
 def _made_by(what: str, made: Mapping[str, Any]) -> Facts:

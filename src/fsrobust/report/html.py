@@ -8,7 +8,7 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fsrobust.evaluate.compare import p_text
+from fsrobust.evaluate.wording import p_text
 from fsrobust.records import write_bytes
 from fsrobust.report import words
 from fsrobust.report.entries import cast, unique_folders
@@ -18,7 +18,7 @@ from fsrobust.report.results import read_run
 from fsrobust.report.spread import Spread, read_spread, write_spread
 from fsrobust.report.spread_forms import natural_on_these, spread_csv, spread_latex, spread_markdown
 from fsrobust.report.spread_part import TablePart, table_part
-from fsrobust.report.tables import NOT_RUN, TITLES, percent, signed, span
+from fsrobust.report.tables import NOT_RUN, heading, percent, signed, span
 from fsrobust.types import InputError
 
 TABLE: Final = "table.json"
@@ -80,7 +80,7 @@ def _render(template: str, **values: object) -> str:
     return environment.get_template(template).render(
         **values,
         words=words,
-        titles=TITLES,
+        heading=heading,
         norms=NORMS,
         not_run=NOT_RUN,
         natural_on_these=natural_on_these,

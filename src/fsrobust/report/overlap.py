@@ -7,7 +7,7 @@ import numpy as np
 
 from fsrobust.evaluate import Outcome
 from fsrobust.evaluate.outcome import Bits
-from fsrobust.report.tables import TITLES
+from fsrobust.report.tables import heading
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def overlap_part(outcome: Outcome) -> OverlapPart | None:
     fooled = victims(outcome)
     if len(fooled) < 2:
         return None
-    titles = [TITLES.get(name, name) for name in fooled]
+    titles = [heading(name) for name in fooled]
     rows = [_row(name, fooled, outcome.attacked) for name in fooled]
     return OverlapPart(int(outcome.natural_correct.sum()), titles, rows)
 
@@ -69,4 +69,4 @@ def _row(name: str, fooled: Mapping[str, Bits], attacked: Mapping[str, Bits]) ->
         else Meeting(int((mine & theirs).sum()), int((mine & (attacked[other] | theirs)).sum()))
         for other, theirs in fooled.items()
     ]
-    return OverlapRow(TITLES.get(name, name), int(mine.sum()), int((mine & (times == 1)).sum()), meetings)
+    return OverlapRow(heading(name), int(mine.sum()), int((mine & (times == 1)).sum()), meetings)

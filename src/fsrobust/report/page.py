@@ -11,7 +11,7 @@ from fsrobust.report.pictures import Picture, data_uri, vector
 from fsrobust.report.rungs import Rungs, rungs
 from fsrobust.report.sections import RunPart, run_part
 from fsrobust.report.spread_part import TablePart
-from fsrobust.report.tables import TITLES, Cell, Table, accuracy_table, as_csv, worst_case
+from fsrobust.report.tables import Cell, Table, accuracy_table, as_csv, heading, worst_case
 from fsrobust.report.verdict import state
 from fsrobust.report.winners import Contest, contests
 
@@ -129,7 +129,7 @@ def _shared(entries: Sequence[Entry]) -> tuple[list[Picture], list[str]]:
             missing,
             entries,
             lambda e: longest in e.evaluation.paths,
-            f"{TITLES.get(longest, longest)} was not run, so its steps are not shown",
+            f"{heading(longest)} was not run, so its steps are not shown",
         )
     elif entries:
         missing.append("No attack with several steps is on record, so accuracy against steps is not shown.")
@@ -184,7 +184,7 @@ def _iterations_picture(entries: Sequence[Entry], name: str) -> Picture:
         lines.append(Line(list(range(len(path))), path, n, entry.style))
         texts.append(f"{entry.label} from {_right(path[0], n)} to {_right(path[-1], n)}")
     sizes = words.listed(sorted({words.count(line.n) for line in lines}))
-    title = TITLES.get(name, name)
+    title = heading(name)
     caption = (
         f"Accuracy at each step of {title}, n = {sizes} images per model; bands are 95 % intervals. A curve "
         "that still falls at its end asks for a longer attack."

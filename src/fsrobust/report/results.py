@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fsrobust.evaluate import read_records
+from fsrobust.evaluate.identity import subject_key
+from fsrobust.evaluate.joined import precision_of
 from fsrobust.records import Metrics, read_config
 from fsrobust.report.evaluations import Evaluation, Record, read_evaluation
+from fsrobust.report.judgement import judgement, unheard
 from fsrobust.report.portions import whole
 from fsrobust.report.weights import count_parameters, of_these_weights
 from fsrobust.types import InputError
@@ -130,16 +133,19 @@ def _evaluations(
     groups: dict[tuple[_Place, str, str], list[Record]] = {}
     diagnoses: list[Record] = []
     for record in records:
-        if record["kind"] == "diagnosis":  # often on fewer samples: it joins whatever is of its weights
+        if record["kind"] == "diagnosis":  # often on fewer samples: it joins whatever is of its model
             diagnoses.append(record)
             continue
         samples = record["data"]["sha256"]
-        groups.setdefault((_place(record), record["weights_sha256"], samples), []).append(record)
+        groups.setdefault((_place(record), subject_key(record), samples), []).append(record)
+    details += unheard(diagnoses, (record for group in groups.values() for record in group))
     found: list[Evaluation] = []
     remarks: list[str] = []
     for group in groups.values():
+        diagnosis, disagreement = judgement(group[0], diagnoses)
+        remarks += [sentence for sentence in disagreement if sentence not in remarks]
         try:
-            found.append(read_evaluation(folder, group, _diagnosis(group[0], diagnoses), details))
+            found.append(read_evaluation(folder, group, diagnosis, details))
         except InputError as error:
             remarks.append(f"An evaluation is left out: {error}")
     reasons = [next(filter(None, (_replaced(one, other, run=run) for other in found)), None) for one in found]
@@ -167,15 +173,15 @@ def _replaced(one: Evaluation, other: Evaluation, *, run: bool) -> str | None:
     if new["weights_sha256"] != old["weights_sha256"]:
         earlier = run and one.checkpoint is not None and new["created"] > old["created"]
         return "of earlier weights of the same checkpoint" if earlier else None
-    covered = set(other.records) >= set(one.records) and other.outcome.n > one.outcome.n
+    if subject_key(new) != subject_key(old):
+        return None
+    covered = _asked(other) >= _asked(one) and other.outcome.n > one.outcome.n
     return "covered by a larger one" if covered else None
 
 
-def _diagnosis(record: Record, diagnoses: Iterable[Record]) -> Record | None:
-    """Return the diagnosis on most samples of what an attack's record is of, the newest of equals."""
-
-    def subject(one: Record) -> tuple[object, ...]:
-        return one["weights_sha256"], one["ball"], one["data"]["name"], one["data"]["split"]
-
-    same = [one for one in diagnoses if subject(one) == subject(record)]
-    return max(same, key=lambda one: (one["n"], one["created"], one["key"]), default=None)
+def _asked(one: Evaluation) -> set[tuple[object, ...]]:
+    """Return what was attacked with: another precision or another surrogate fools others."""
+    return {
+        (record["name"], precision_of(record), str(record["attack"].get("gradients_of")))
+        for record in one.records.values()
+    }

@@ -9,12 +9,12 @@ import numpy as np
 from fsrobust.attacks import SCORE_BASED
 from fsrobust.evaluate import Interval, Outcome, wilson
 from fsrobust.evaluate.adaptive import ADAPTIVE
-from fsrobust.evaluate.outcome import Bits
-from fsrobust.evaluate.stats import Paired, holm
+from fsrobust.evaluate.outcome import Bits, base_name
+from fsrobust.evaluate.stats import Paired, holm, primary
 from fsrobust.report import words
 from fsrobust.report.entries import Entry, comparable
 from fsrobust.report.evaluations import Evaluation
-from fsrobust.report.tables import NOT_RUN, TITLES, standing
+from fsrobust.report.tables import NOT_RUN, heading, standing
 from fsrobust.report.verdict import state
 from fsrobust.types import InputError
 
@@ -31,7 +31,10 @@ NOTHING_TO_ADAPT: Final = "no plug-in to adapt to"
 
 @dataclass(frozen=True)
 class Against:
-    """A model less the base on the same samples, in points; ``adjusted_p`` is Holm's over the whole table."""
+    """A model less the base on the same samples, in points.
+
+    ``adjusted_p`` is Holm's over the table's secondary rows, and that of the primary test in the last one.
+    """
 
     difference: float
     interval: Interval
@@ -107,7 +110,7 @@ def _rungs(entries: Sequence[Entry]) -> Rungs:
         for place, pair in enumerate(_pairs(row, entries))
         if pair is not None
     }
-    adjusted = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
+    adjusted = _adjusted(pairs, entries)
     against = {where: _against(pair, adjusted[where]) for where, pair in pairs.items()}
     rows = [
         (RUNGS[rung], [_step(one, entries[k], against.get((rung, k))) for k, one in enumerate(row)])
@@ -120,7 +123,7 @@ def _rungs(entries: Sequence[Entry]) -> Rungs:
 
 
 def _find(rung: str, one: Evaluation) -> _Found:
-    outcome = one.outcome
+    outcome, ran = one.outcome, {base_name(column) for column in one.outcome.attacks}
     if rung == "natural":
         return _Found("", outcome.natural_correct)
     if rung == "all":
@@ -130,9 +133,9 @@ def _find(rung: str, one: Evaluation) -> _Found:
         names: Sequence[str] = white_boxes(one)
         return _strongest(outcome, names) if names else _Found("", None, NOT_RUN)
     if rung == "autoattack":
-        name = next((name for name in AUTOATTACKS if name in outcome.attacks), None)
+        name = next((name for name in AUTOATTACKS if name in ran), None)
         return _strongest(outcome, [name]) if name else _Found("", None, NOT_RUN)
-    if ADAPTIVE in outcome.attacks:
+    if ADAPTIVE in ran:
         return _strongest(outcome, [ADAPTIVE])
     plain = isinstance(one.record["model"], dict) and not one.has_plugin
     return _Found("", None, NOTHING_TO_ADAPT if plain else NOT_RUN)
@@ -141,25 +144,23 @@ def _find(rung: str, one: Evaluation) -> _Found:
 def white_boxes(one: Evaluation) -> list[str]:
     """Return the attacks that climbed the model's own gradients, single ones and targeted ones."""
     others = (*SCORE_BASED, *AUTOATTACKS, ADAPTIVE)
-    return [
-        name
-        for name, record in one.records.items()
-        if name not in others and "gradients_of" not in record["attack"]
-    ]
+    own = {name: base_name(name) for name, one in one.records.items() if "gradients_of" not in one["attack"]}
+    return list(dict.fromkeys(base for base in own.values() if base not in others))
 
 
 def _strongest(outcome: Outcome, names: Sequence[str]) -> _Found:
-    """Return whom the attack that fooled most left, of those that visited all samples."""
+    """Return whom the attack that fooled most left, in all its columns, of those that visited all samples."""
     whole: dict[str, Bits] = {}
     for name in names:
         try:
-            whole[name] = outcome.correct(name, strict=True)
+            whole[name] = outcome.survivors([name], strict=True)
         except InputError:
             continue
     if not whole:
         return _Found("", None, "did not visit every sample")
     name = min(whole, key=lambda name: int(whole[name].sum()))
-    return _Found(TITLES.get(name, name), whole[name], met=frozenset(whole))
+    met = frozenset(column for one in whole for column in outcome.columns_of(one))
+    return _Found(heading(name), whole[name], met=met)
 
 
 def _pairs(row: Sequence[_Found], entries: Sequence[Entry]) -> Iterator[Paired | None]:
@@ -169,6 +170,21 @@ def _pairs(row: Sequence[_Found], entries: Sequence[Entry]) -> Iterator[Paired |
         yield (
             Paired.of(base, one.right) if place and same and not (base is None or one.right is None) else None
         )
+
+
+def _adjusted(
+    pairs: Mapping[tuple[str, int], Paired], entries: Sequence[Entry]
+) -> dict[tuple[str, int], float]:
+    """Return p-values: under all attacks that of the primary test, in other rows Holm's over all of these."""
+    besides = {where: pair.p for where, pair in pairs.items() if where[0] != "all"}
+    adjusted = dict(zip(besides, holm(list(besides.values())), strict=True))
+    outcomes = [entry.evaluation.outcome for entry in entries]
+    alike = [k for k, one in enumerate(outcomes) if np.array_equal(one.ids, outcomes[0].ids)]
+    fought = primary([standing(outcomes[k]) for k in alike])
+    for rung, place in pairs:
+        if rung == "all":
+            adjusted[rung, place] = fought[0, alike.index(place)].adjusted_p
+    return adjusted
 
 
 def _against(pair: Paired, adjusted_p: float) -> Against:
@@ -190,6 +206,6 @@ def _notes(entries: Sequence[Entry]) -> Iterator[str]:
         if extra:
             yield (
                 f"{label} met attacks that not every model here met: "
-                f"{words.listed([TITLES.get(name, name) for name in extra])}. Under “worst of all”, who met fewer "
+                f"{words.listed([heading(name) for name in extra])}. Under “worst of all”, who met fewer "
                 "attacks looks the better for it: no difference is given between models that met different ones."
             )

@@ -21,7 +21,7 @@ from fsrobust.report.pictures import (
 )
 from fsrobust.report.results import RunResults
 from fsrobust.report.stages import CascadePart, cascades, without_stages
-from fsrobust.report.tables import TITLES
+from fsrobust.report.tables import heading
 from fsrobust.report.verdict import VerdictPart, command, verdict_part
 
 
@@ -134,7 +134,7 @@ def _evaluation_part(entry: Entry, *, alone: bool) -> EvaluationPart:
     if mask is None and one.has_plugin:
         missing.append("This model has the plug-in, but no pictures of its mask are on record.")
     missing += [
-        f"{TITLES.get(name, name)} is a cascade, but what its stages did is not on record."
+        f"{heading(name)} is a cascade, but what its stages did is not on record."
         for name in without_stages(one)
     ]
     if len(one.records) == 1:
@@ -161,14 +161,14 @@ def _gallery(one: Evaluation) -> GalleryPart | None:
         return None
     gallery = one.galleries[attack]
     shots = gallery_shots(gallery, one.record["data"]["class_names"])
-    return GalleryPart(TITLES.get(attack, attack), magnification(gallery), shots)
+    return GalleryPart(heading(attack), magnification(gallery), shots)
 
 
 def _mask(one: Evaluation, style: Style) -> MaskPart | None:
     masks = one.masks
     if masks is None:
         return None
-    attack = TITLES.get(masks.attack, masks.attack)
+    attack = heading(masks.attack)
     gallery = one.galleries.get(masks.attack)
     return MaskPart(
         heat=heat_maps(masks, gallery, one.record["data"]["class_names"]) if gallery else None,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fsrobust.report import words
 from fsrobust.report.evaluations import Evaluation, Record
 from fsrobust.report.groups import group_stages
-from fsrobust.report.tables import TITLES
+from fsrobust.report.tables import heading
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _part(name: str, record: Record, one: Evaluation) -> CascadePart:
     total = sum(stage["seconds"] for stage in stages)
     by_surrogate = any("/" in stage["name"] for stage in stages)
     return CascadePart(
-        attack=TITLES.get(name, name),
+        attack=heading(name),
         sentence=_sentence(record, one, fooled_by),
         heading="Gradients of" if by_surrogate else "Attack",
         groups=[_row(title, places, stages, total, (fooled_by, ids)) for title, places in groups.items()],

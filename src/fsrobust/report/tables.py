@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fsrobust.attacks import ATTACKS, SUITES
 from fsrobust.evaluate import Interval, Outcome, wilson
+from fsrobust.evaluate.outcome import base_name
 from fsrobust.types import InputError
 
 TITLES: Final = {
@@ -37,9 +38,25 @@ TITLES: Final = {
     "ensemble": "Ensemble",
     "all": "All attacks",
 }
-"""How columns are headed; an attack that is not here goes by its own name."""
+"""How columns are headed; an attack that is not here goes by its own name, see ``heading``."""
 
 NOT_RUN: Final = "not run"
+
+
+def heading(column: str) -> str:
+    """Return how a column is headed.
+
+    >>> heading("pgd20"), heading("pgd20 (bf16 search)"), heading("mine")
+    ('PGD-20', 'PGD-20 (bf16 search)', 'mine')
+    """
+    base = base_name(column)
+    return TITLES.get(base, base) + column[len(base) :]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return attacks in the order of ``ATTACKS``, the columns of one beside each other, and the others behind."""
+    known = {name: place for place, name in enumerate(ATTACKS)}
+    return sorted(names, key=lambda name: (known.get(base_name(name), len(known)), name))
 
 
 @dataclass(frozen=True)
@@ -86,8 +103,7 @@ def accuracy_table(
     the paper's white-box attacks), and "all" (… under all that ran) unless those are the four everywhere.
     """
     met = {name for outcome in outcomes.values() for name in outcome.attacks}
-    known = [name for name in ATTACKS if name in met]
-    columns = ["natural", *known, *sorted(met - set(known))]
+    columns = ["natural", *in_order(met)]
     together = {label: _ensembles(outcome) for label, outcome in outcomes.items()}
     odd = any(set(outcome.attacks) != set(SUITES["whitebox"]) for outcome in outcomes.values())
     columns += ["ensemble"] * any("ensemble" in names for names in together.values()) + ["all"] * odd
@@ -180,7 +196,7 @@ def comparison_table(outcomes: Mapping[str, Outcome]) -> str:
 
 def as_text(table: Table) -> str:
     """Return a table as aligned lines: a run's accuracies, their intervals, and the strict accuracies."""
-    heads = [TITLES.get(column, column) for column in table.columns]
+    heads = [heading(column) for column in table.columns]
     lines = [["accuracy in %", "n", *heads]]
     for row in table.rows:
         cells = [row.cells.get(column) for column in table.columns]
@@ -214,7 +230,7 @@ def _against(cell: Cell | None) -> str:
 
 def as_markdown(table: Table) -> str:
     """Return a table as Markdown: "84.3 (79.8–88.0), strict 84.0; published 48.22 (+0.31)"."""
-    heads = ["Accuracy in % (95 % interval)", "n", *(TITLES.get(c, c) for c in table.columns)]
+    heads = ["Accuracy in % (95 % interval)", "n", *(heading(c) for c in table.columns)]
     lines = [heads, ["---", *["--:"] * (len(heads) - 1)]]
     for row in table.rows:
         cells = [(column, row.cells.get(column)) for column in table.columns]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fsrobust.evaluate import Interval
+from fsrobust.evaluate.trust import NO_DIAGNOSIS as NO_DIAGNOSIS
 from fsrobust.report.evaluations import Evaluation, Record
 from fsrobust.report.results import RunResults
 from fsrobust.report.tables import percent, span
 from fsrobust.report.words import sample_in_words
 
-NO_DIAGNOSIS: Final = "no diagnosis on record"
 STATES: Final = {True: "found", False: "not found", None: "not looked for"}
 
 

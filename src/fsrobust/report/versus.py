@@ -9,11 +9,17 @@ from typing import NamedTuple
 
 from fsrobust.evaluate import Comparison, compare, compare_seeds
 from fsrobust.evaluate.aligned import COUNTS, shared
-from fsrobust.evaluate.compare import Contrast, SeedsContrast, p_text
+from fsrobust.evaluate.compare import Contrast, SeedsContrast
+from fsrobust.evaluate.identity import subject_key
+from fsrobust.evaluate.joined import precision_of
 from fsrobust.evaluate.stats import Interval, Seeds
+from fsrobust.evaluate.trust import weakest
+from fsrobust.evaluate.wording import Verdicts, p_text
+from fsrobust.report.entries import version
 from fsrobust.report.evaluations import Evaluation
 from fsrobust.report.results import RunResults, read_run
-from fsrobust.report.tables import TITLES, aligned, percent, signed, span
+from fsrobust.report.tables import aligned, heading, percent, signed, span
+from fsrobust.report.verdict import state
 from fsrobust.types import InputError
 
 
@@ -33,10 +39,14 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Versus:
-    """A comparison of runs; ``a`` and ``b`` name the checkpoints of either side, in pairs."""
+    """A comparison of runs; ``a`` and ``b`` name the checkpoints of either side, in pairs.
+
+    ``verdicts`` says of each what its diagnosis found, or that there is none.
+    """
 
     a: Sequence[str]
     b: Sequence[str]
+    verdicts: tuple[Sequence[str], Sequence[str]]
     setting: Setting
     comparison: Comparison
     notes: Sequence[str]
@@ -45,6 +55,7 @@ class Versus:
         """Return everything as plain values: for JSON."""
         notes = [*self.notes, *self.comparison.notes]
         about = {"a": list(self.a), "b": list(self.b), "setting": self.setting._asdict()}
+        about["verdicts"] = {"a": list(self.verdicts[0]), "b": list(self.verdicts[1])}
         return {**about, **self.comparison.summary(), "notes": notes}
 
 
@@ -66,13 +77,20 @@ def versus(side_a: Sequence[Path], side_b: Sequence[Path], *, checkpoint: str = 
     remarks += [f"{run.folder}: {remark}" for run in runs for remark in run.on_verdicts]
     outcomes, k = [one.outcome for one in evaluations], len(side_a)
     for side in (evaluations[:k], evaluations[k:]):
+        # of the same weights in other code, too: that is no other training
         if len({one.record["weights_sha256"] for one in side}) < len(side):
             raise InputError(
                 "Expected trainings of different seeds, but got the same weights twice on one side"
             )
-    alone = len(side_a) == len(side_b) == 1
-    made = compare(*outcomes) if alone else compare_seeds(outcomes[:k], outcomes[k:])
-    return Versus(names[:k], names[k:], setting, made, [*notes, *remarks])
+    states = [state(one) for one in evaluations]
+    verdicts: Verdicts = {"A": weakest(states[:k]), "B": weakest(states[k:])}
+    made = (
+        compare(*outcomes, verdicts=verdicts)
+        if len(side_a) == len(side_b) == 1
+        else compare_seeds(outcomes[:k], outcomes[k:], verdicts=verdicts)
+    )
+    remarks += _searched_otherwise(evaluations)
+    return Versus(names[:k], names[k:], (states[:k], states[k:]), setting, made, [*notes, *remarks])
 
 
 def _offers(run: RunResults, checkpoint: str) -> dict[Setting, list[Evaluation]]:
@@ -127,16 +145,14 @@ def _passed_over(
 ) -> list[str]:
     """Return sentences on what is on record in the same setting, but is not compared."""
 
-    def weights(one: Evaluation) -> str:
-        return str(one.record["weights_sha256"])
+    def subject(one: Evaluation) -> str:
+        return subject_key(one.record)
 
     notes = []
     rivals: list[list[Evaluation]] = []
     for run, choice, taken in zip(runs, choices, chosen, strict=True):
-        rivals.append([one for one in choice if one is not taken and weights(one) == weights(taken)])
-        others = sorted({weights(one)[:8] for one in choice if weights(one) != weights(taken)})
-        if others:
-            notes.append(f"{run.folder} also holds records of other weights: {', '.join(others)}.")
+        rivals.append([one for one in choice if one is not taken and subject(one) == subject(taken)])
+        notes += _other_models(run, [one for one in choice if subject(one) != subject(taken)], taken)
     command = shlex.join(["fsrobust", "report", *(str(run.folder) for run in runs)])
     compared, _ = shared([one.outcome for one in chosen])
     for first in rivals[0]:
@@ -144,9 +160,32 @@ def _passed_over(
         same = [one.outcome for rival in rivals for one in rival if one.record["data"]["sha256"] == sample]
         more = [name for name in shared(same)[0] if name not in compared] if len(same) == len(runs) else []
         if more:
-            titles = ", ".join(TITLES.get(name, name) for name in more)
+            titles = ", ".join(heading(name) for name in more)
             notes.append(f"Also on record, on {first.outcome.n:,} samples: {titles}; compared by: {command}")
     return notes
+
+
+def _other_models(run: RunResults, others: Sequence[Evaluation], taken: Evaluation) -> list[str]:
+    """Return sentences on the models in a folder that are not compared: other weights, or these in other code."""
+    mine = taken.record["weights_sha256"]
+    weights = sorted({one.record["weights_sha256"][:8] for one in others} - {mine[:8]})
+    same = sorted({version(one.record) for one in others if one.record["weights_sha256"] == mine})
+    notes = [f"{run.folder} also holds records of other weights: {', '.join(weights)}."] if weights else []
+    if same:
+        notes.append(
+            f"{run.folder} also holds records of these weights as another model: {', '.join(same)}; compared is "
+            f"{version(taken.record)}."
+        )
+    return notes
+
+
+def _searched_otherwise(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return a note on attacks that searched in another precision on one side than on the other."""
+    first, *rest = ({name: precision_of(r) for name, r in one.records.items()} for one in evaluations)
+    mixed = [name for name, used in first.items() if any(other.get(name, used) != used for other in rest)]
+    if not mixed:
+        return []
+    return [f"Not every side was searched in the same precision: {', '.join(map(heading, mixed))}."]
 
 
 def _name(run: RunResults, one: Evaluation) -> str:
@@ -157,8 +196,10 @@ def _name(run: RunResults, one: Evaluation) -> str:
 
 def versus_text(made: Versus) -> str:
     """Return a comparison as lines: who, on what, a table per count, the sentence, the notes."""
+    sides = (("A", made.a, made.verdicts[0]), ("B", made.b, made.verdicts[1]))
+    named = [(side, *pair) for side, names, states in sides for pair in zip(names, states, strict=True)]
     parts = [
-        "\n".join(f"{side}: {name}" for side, names in (("A", made.a), ("B", made.b)) for name in names),
+        "\n".join(f"{side}: {name}; signs of masked gradients: {found}" for side, name, found in named),
         f"{made.comparison.n:,} {made.setting}",
     ]
     parts += [_table(made.comparison, count) for count in COUNTS]
@@ -173,7 +214,7 @@ def _table(made: Comparison, count: str) -> str:
 
 
 def _line(row: Contrast | SeedsContrast, n: int) -> list[str]:
-    title = TITLES.get(row.name, row.name)
+    title = heading(row.name)
     if isinstance(row, Contrast):
         sides = [
             f"{percent(s, n)} ({span(i, n)})" for s, i in ((row.a, row.a_interval), (row.b, row.b_interval))

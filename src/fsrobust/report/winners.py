@@ -4,13 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fsrobust.attacks import SUITES
-from fsrobust.evaluate.compare import ALPHA
 from fsrobust.evaluate.outcome import Bits, Outcome
 from fsrobust.evaluate.stats import Duel, duels
+from fsrobust.evaluate.trust import UNTRUSTED
+from fsrobust.evaluate.wording import ALPHA
 from fsrobust.report import words
 from fsrobust.report.ahead import lead, on_equal_terms, same_images
 from fsrobust.report.entries import Entry, comparable
 from fsrobust.report.tables import Cell, accuracy_table
+from fsrobust.report.verdict import state
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,12 @@ def _fields(group: Sequence[Entry], equal: Sequence[Entry]) -> Iterator[_Field]:
 
 
 def _winner(field: _Field, verdict: str) -> Winner:
-    best = [entry.label for entry in field.entries[: field.best]]
-    return Winner(field.column, words.listed(best), field.cells[0], verdict)
+    best = field.entries[: field.best]
+    labels = [entry.label for entry in best]
+    bad = [entry.label for entry in best if state(entry.evaluation) == UNTRUSTED]
+    if bad and field.column != "natural":
+        verdict = f"nothing shown: attacks failed on {words.listed(bad)} for the wrong reasons ({UNTRUSTED})"
+    return Winner(field.column, words.listed(labels), field.cells[0], verdict)
 
 
 def _verdicts(paired: bool, fields: Sequence[_Field]) -> list[str]:  # noqa: FBT001

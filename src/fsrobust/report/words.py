@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from fsrobust.evaluate import Interval, wilson
+from fsrobust.evaluate.joined import precision_of
 from fsrobust.report import portions
 from fsrobust.report.entries import Entry, comparable
 from fsrobust.report.evaluations import Record
 from fsrobust.report.figures import ball_radius
 from fsrobust.report.groups import cascade_in_words
-from fsrobust.report.tables import TITLES, Table, percent, unvisited
+from fsrobust.report.tables import Table, heading, percent, unvisited
 
 UPPER_BOUND: Final = (
     "Robust accuracy is an upper bound: further attacks can only find more images on which the model fails, "
@@ -131,7 +132,9 @@ def attacks_in_words(entries: Iterable[Entry]) -> list[tuple[str, str]]:
     lines: dict[tuple[str, str], None] = {}
     for entry in entries:
         for name, record in entry.evaluation.records.items():
-            lines[TITLES.get(name, name), attack_in_words(record["attack"])] = None
+            low = precision_of(record) != "fp32"
+            search = f"; searched in {precision_of(record)}, only IEEE float32 decided" if low else ""
+            lines[heading(name), attack_in_words(record["attack"]) + search] = None
     return list(lines)
 
 
@@ -154,7 +157,7 @@ def limits(entries: Sequence[Entry]) -> list[str]:
     for entry in entries:
         for name, missed in unvisited(entry.evaluation.outcome).items():
             sentences.append(
-                f"{entry.label}: {TITLES.get(name, name)} did not visit {count(missed)} images that no other "
+                f"{entry.label}: {heading(name)} did not visit {count(missed)} images that no other "
                 "attack fooled; the number at the top counts them as right."
             )
     if not any("autoattack" in name.lower() for name in met):
