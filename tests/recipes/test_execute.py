@@ -14,9 +14,8 @@ from fsrobust.cli import run
 from fsrobust.evaluate import read_records
 from fsrobust.plugin import create_model
 from fsrobust.recipes import recipe
+from fsrobust.recipes.asked import applicable, attacks_for
 from fsrobust.recipes.execute import (
-    applicable,
-    attacks_for,
     find_target,
     pick_device,
     plan_study,

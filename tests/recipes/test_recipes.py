@@ -9,7 +9,7 @@ from fsrobust.attacks import Linf
 from fsrobust.models import MODELS
 from fsrobust.plugin import FSR, Guarded, build
 from fsrobust.recipes import RECIPES, recipe
-from fsrobust.recipes.execute import expand_attacks
+from fsrobust.recipes.asked import expand_attacks
 from fsrobust.recipes.start import adapt, initial_model
 from fsrobust.train import AT, Natural
 from fsrobust.types import InputError

@@ -67,14 +67,14 @@ def evaluate(
     from fsrobust.evaluate.stopping import Stopped
     from fsrobust.evaluate.study import carry_out_diagnosis
     from fsrobust.progress import ConsoleReporter
-    from fsrobust.recipes import execute
+    from fsrobust.recipes import asked, execute
     from fsrobust.recipes.inspect import warnings_of
     from fsrobust.recipes.sharding import Sharded, share_out
     from fsrobust.report import comparison_table
 
     watch = stopwatch(time_limit)
     if attacks is not None:
-        execute.expand_attacks(attacks)  # a wrong name is refused before anything is read
+        asked.expand_attacks(attacks)  # a wrong name is refused before anything is read
     plan = {
         "data": data,
         "root": data_root,
@@ -89,10 +89,10 @@ def evaluate(
         "surrogate": surrogate,
     }
     study = execute.plan_study(execute.find_target(target, checkpoint=checkpoint), **plan)  # type: ignore[arg-type]
-    names, left_out = execute.attacks_for(study.subject.model, attacks)
+    names, left_out = asked.attacks_for(study.subject.model, attacks)
     with ConsoleReporter(console(quiet=as_json)) as reporter:
         reporter.say(f"{study.announce()}: {', '.join(names)}")
-        for warning in (*left_out, *execute.remarks(names, study), *warnings_of(study)):
+        for warning in (*left_out, *asked.remarks(names, study), *warnings_of(study)):
             reporter.say(warning)
         work = Sharded(target, checkpoint, plan, tuple(names), batch, save_images, watch.deadline)
         told = {"batch": batch, "progress": reporter.attack, "say": reporter.say, "stop": watch.stop_reason}

@@ -109,7 +109,7 @@ def estimate(
 
     --set, --init and --attach are a recipe's; how to attack is a target's.
     """
-    from fsrobust.recipes import execute, inspect, recipe, start
+    from fsrobust.recipes import asked, execute, inspect, recipe, start
     from fsrobust.settings import override
 
     place, is_target = execute.pick_device(device), inspect.is_target(what)
@@ -137,7 +137,7 @@ def estimate(
             precision=precision,  # type: ignore[arg-type]  # checked there
             device=place,
         )
-        names, left_out = execute.attacks_for(study.subject.model, attacks)
+        names, left_out = asked.attacks_for(study.subject.model, attacks)
         for sentence in left_out:
             typer.echo(sentence, err=True)
         found = inspect.cost_of_study(

@@ -12,7 +12,8 @@ from fsrobust.data import Dataset
 from fsrobust.evaluate import Outcome, carry_out
 from fsrobust.evaluate.engine import Progress
 from fsrobust.evaluate.stopping import Stopped
-from fsrobust.recipes.execute import applicable, find_target, plan_study, train_run
+from fsrobust.recipes.asked import applicable
+from fsrobust.recipes.execute import find_target, plan_study, train_run
 from fsrobust.records import write_bytes
 from fsrobust.train import Reporter, load
 from fsrobust.train.control import Stopwatch
