@@ -57,6 +57,13 @@ ROWS: dict[str, tuple[str, str]] = {
     "limit, word": ("evaluate {run} --limit few", "--limit"),
     "batch": (f"{ATTACK} --batch 0", "--batch"),
     "seed": (f"{ATTACK} --seed one", "--seed"),
+    **{
+        f"seed beyond records, {line.split()[0]}": (f"{line} --seed {'9' * 23}", "--seed")
+        for line in (ATTACK, "diagnose {run}", "doctor {run}", "demo")
+    },
+    "seed beyond records, below": (f"{ATTACK} --seed=-{2**63}", "--seed"),
+    "seed beyond records, train": (f"{TRAIN} --set train.seed={2**63}", "train.seed below 2^63"),
+    "seeds, many": (f"reproduce S1 --scale smoke --seeds {'9' * 23}", "--seeds"),
     "shards": (f"{ATTACK} --shards 0", "--shards"),
     "shards, many": (f"{ATTACK} --shards 3", "at most a shard per sample, 2"),
     "curve": ("evaluate {run} --curve-samples -1", "--curve-samples"),

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fsrobust.types import Ids
+from fsrobust.types import Ids, InputError
 
 
 def _signed(word: int) -> int:
@@ -27,6 +27,20 @@ def _signed(word: int) -> int:
 _GOLDEN: Final = _signed(0x9E3779B97F4A7C15)
 _MULTIPLIER_1: Final = _signed(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2: Final = _signed(0x94D049BB133111EB)
+
+
+LARGEST_SEED: Final = 2**63 - 1
+"""What a record can hold of a seed, either side of 0."""
+
+
+def check_seed(name: str, seed: int) -> None:
+    """Refuse a seed that no record could hold.
+
+    Raises:
+        InputError: it is too large.
+    """
+    if abs(seed) > LARGEST_SEED:
+        raise InputError(f"Expected a {name} below 2^63 in size, but got {seed}")
 
 
 def forked(device: torch.device) -> AbstractContextManager[None]:

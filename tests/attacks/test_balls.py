@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from fsrobust.attacks import L2, Ball, Linf, make_ball
+from fsrobust.attacks.witness import in_ball
 from fsrobust.seeding import Noise
 from fsrobust.types import InputError
 
@@ -203,3 +204,36 @@ def test_an_unknown_norm_is_answered_with_the_nearest() -> None:
 def test_balls_are_values() -> None:
     """Equal radii make equal, hashable balls; L∞ and L2 are never equal."""
     assert len({Linf(0.5), Linf(0.5), L2(0.5), L2(0.25)}) == 3
+
+
+LARGE = [(3, 224, 224), (3, 512, 512), (3, 1024, 1024)]
+
+
+@pytest.mark.parametrize("shape", LARGE)
+def test_distance_is_right_at_any_size(shape: tuple[int, int, int]) -> None:
+    """‖x_adv − x‖₂ of a large image is float64's, to the roundings of float32."""
+    x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    exact = x.double().norm()
+    torch.testing.assert_close(L2(1.0).distance(x, torch.zeros_like(x)).double()[0], exact, rtol=2e-7, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 32, 32), *LARGE])
+@pytest.mark.parametrize("eps", [0.5, 3.0])
+@pytest.mark.parametrize("level", [None, 1.0], ids=["noise", "flat"])
+def test_steps_along_the_surface_stay_in_the_ball(
+    shape: tuple[int, int, int], eps: float, level: float | None
+) -> None:
+    """Also of a white image whose pixels all go one way, where all roundings add up."""
+    ball, generator = L2(eps), torch.Generator().manual_seed(1)
+    x = torch.full((2, *shape), level) if level else torch.rand(2, *shape, generator=generator)
+    gradient = -torch.ones_like(x) if level else torch.randn(x.shape, generator=generator)
+    x_adv = x
+    for _ in range(3):
+        x_adv = ball.project(ball.ascend(x_adv, gradient, eps / 2), x)
+    assert in_ball(ball, x_adv, x).all()
+
+
+def test_what_is_outside_is_outside() -> None:
+    """The roundings of a million pixels excuse no more than a ten-thousandth of a radius of 3."""
+    ball, x = L2(3.0), torch.full((1, 3, 1024, 1024), 0.5)
+    assert not in_ball(ball, L2(3.0003).ascend(x, torch.ones_like(x), 3.0003), x).any()

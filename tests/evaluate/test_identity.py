@@ -1,12 +1,18 @@
 """Whatever changes what a network answers changes its fingerprint; what does not, does not."""
 
 import copy
+import importlib
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -40,6 +46,7 @@ class Tempered(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.head = nn.Linear(4, 3)
+        self.norm = nn.BatchNorm1d(3)
         self.temperature = 1.0
         self.shift = torch.zeros(3)
         self.options = {"mode": [1, 2]}
@@ -71,6 +78,59 @@ def _hooked(factor: float) -> Callable[[nn.Module], object]:
     return lambda net: net.register_forward_hook(lambda _m, _i, output: output * factor)
 
 
+class Levels:
+    """An object that is no module: a defence's settings."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Round."""
+        return (x * self.count).round() / self.count
+
+
+class Slotted:
+    """The same without a dictionary."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+def _inner(weight: float) -> nn.Module:
+    layer = nn.Linear(2, 2, bias=False)
+    nn.init.constant_(layer.weight, weight)
+    return layer
+
+
+def _backward(factor: float) -> Callable[[nn.Module], object]:
+    def hook(_module: nn.Module, given: Any, _gradients: object) -> Any:
+        return (given[0] * factor,)
+
+    return lambda net: net.register_full_backward_hook(hook)
+
+
+def _before_backward(factor: float) -> Callable[[nn.Module], object]:
+    def hook(_module: nn.Module, given: Any) -> Any:
+        return (given[0] * factor,)
+
+    return lambda net: net.register_full_backward_pre_hook(hook)
+
+
+def _unset(net: nn.Module) -> None:
+    net.register_forward_hook(lambda _m, _i, output: output if len(output) else later)
+    if not net.training:
+        later: object = None
+
+
+def _knots(net: Any) -> None:
+    """Give a network objects that hold each other and the network."""
+    one, other = Levels(1), Levels(2)
+    one.other, other.other, one.net = other, one, net  # type: ignore[attr-defined]
+    net.knot = one
+
+
 def _holds_itself(net: Any) -> None:
     net.ring = [1]
     net.ring.append(net.ring)
@@ -89,6 +149,32 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "partial": _set("act", partial(torch.clamp, min=0.0)),
     "another argument of it": _set("act", partial(torch.clamp, min=0.5)),
     "attribute that holds itself": _holds_itself,
+    "namespace": _set("args", SimpleNamespace(levels=None)),
+    "another value in it": _set("args", SimpleNamespace(levels=3)),
+    "object": _set("purify", Levels(3)),
+    "another setting of it": _set("purify", Levels(4)),
+    "slots": _set("purify", Slotted(3)),
+    "another value in them": _set("purify", Slotted(4)),
+    "object deep inside": _set("plan", {"steps": [(1, Levels(3))]}),
+    "another deep inside": _set("plan", {"steps": [(1, Levels(4))]}),
+    "objects that hold each other": _knots,
+    "bound method": _set("act", Levels(3).__call__),
+    "bound to another": _set("act", Levels(4).__call__),
+    "array": _set("levels", np.array([1.0])),
+    "other numbers in it": _set("levels", np.array([9.0])),
+    "numbers of another type in it": _set("levels", np.array([1.0], np.float32)),
+    "set of tuples": _set("cells", {(1, 2)}),
+    "another tuple in it": _set("cells", {(1, 3)}),
+    "random state": _set("draws", np.random.default_rng(1)),
+    "another": _set("draws", np.random.default_rng(2)),
+    "network outside the state": _set("others", [_inner(1)]),
+    "other weights in it": _set("others", [_inner(2)]),
+    "backward hook": _backward(0.0),
+    "another backward hook": _backward(2.0),
+    "hook before backward": _before_backward(0.0),
+    "another hook before backward": _before_backward(2.0),
+    "hook over a variable never set": _unset,
+    "setting of a layer": lambda net: setattr(net.norm, "eps", 10.0),
     "attribute of a part": lambda net: setattr(net.head, "gain", 2),
 }
 
@@ -212,3 +298,122 @@ def test_a_network_of_ours_is_its_configuration() -> None:
     assert len(set(altered)) == 2
     guarded = attach(foreign.resnet(), at="layer2", classes=3)
     assert "code_sha256" in identify(guarded)
+
+
+ALTERATIONS: dict[str, Callable[[Any], object]] = {
+    "norm": lambda net: setattr(net.get_submodule("net.bn1"), "eps", 10.0),
+    "stride": lambda net: setattr(net.get_submodule("net.conv1"), "stride", (2, 2)),
+    "padding": lambda net: setattr(net.get_submodule("net.conv1"), "padding", (0, 0)),
+    "dilation": lambda net: setattr(net.get_submodule("net.conv1"), "dilation", (2, 2)),
+    "layer": lambda net: net.net.add_module("bn1", nn.Identity()),
+    "what a layer does": lambda net: setattr(
+        net.get_submodule("net.conv1"), "_conv_forward", lambda x, *_: x * 0
+    ),
+    "stages": lambda net: net.net.stages.pop(),
+    "places": lambda net: setattr(net, "at", ()),
+    "backward hook": _backward(0.0),
+    "hook before backward": _before_backward(0.0),
+    "forward hook": _hooked(2.0),
+}
+
+
+@pytest.mark.parametrize("what", ALTERATIONS)
+def test_a_network_of_ours_that_was_altered_counts_by_its_code(what: str) -> None:
+    """Also by a setting of a layer of torch's; what decides nothing in eval mode alters nothing."""
+    ours = create_model("resnet_small", classes=10, width=4, fsr="paper")
+    ours.train()(torch.rand(2, 3, 8, 8)).sum().backward()
+    ours.eval().requires_grad_(requires_grad=False)
+    setattr(ours.get_submodule("net.bn1"), "momentum", 0.5)  # noqa: B010 - of any module
+    assert "code_sha256" not in identify(ours)
+    ALTERATIONS[what](ours)
+    assert "code_sha256" in identify(ours)
+
+
+NET = """
+import {package}.helper
+from {package} import other
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+    def forward(self, x):
+        from .late import shift
+        return {package}.helper.squash(self.head(x.flatten(1))) * other.scale() + shift
+"""
+FILES = {
+    "net.py": NET,
+    "helper.py": "from {package}.deep.inner import K\ndef squash(z):\n    return z * K\n",
+    "deep/__init__.py": "",
+    "deep/inner.py": "K = 1.0\n",
+    "other.py": "import os\nSCALE = float(os.environ.get('FSR_TEST_SCALE', 1))\ndef scale():\n    return SCALE\n",
+    "late.py": "shift = 0.0\n",
+    "unrelated.py": "x = 1\n",
+    "__init__.py": "",
+}
+
+
+def packaged(folder: Path, package: str, **more: str) -> object:
+    """Return the fingerprint of the code of a package's network, some of whose files have a line more."""
+    for name, text in FILES.items():
+        file = folder / package / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.format(package=package) + more.get(name, ""))
+    torch.manual_seed(0)
+    try:
+        return identify(importlib.import_module(f"{package}.net").Net())["code_sha256"]
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            del sys.modules[name]
+
+
+def test_helpers_count_however_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file that the network's imports lead to, also from inside a function; not one that they do not."""
+    seen = {}
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for number, name in enumerate(["", *FILES]):
+        folder = tmp_path / str(number)
+        monkeypatch.syspath_prepend(folder)
+        seen[name] = packaged(folder, "fsr_test_package", **{name: "# edited\n"})
+    assert seen.pop("unrelated.py") == seen[""]
+    assert len(set(seen.values())) == len(seen)
+
+
+def test_values_of_a_helper_s_globals_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same files, but a constant that was read from the environment."""
+    monkeypatch.syspath_prepend(tmp_path)
+    one = packaged(tmp_path, "fsr_test_package")
+    monkeypatch.setenv("FSR_TEST_SCALE", "2")
+    assert packaged(tmp_path, "fsr_test_package") != one
+
+
+def test_an_installed_package_counts_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files do not; where they lie is what tells."""
+    site, name = tmp_path / "site-packages", "fsr_test_package"
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    said = {"__init__.py": "__version__ = '1'"}
+    before = packaged(site, name, **said)
+    assert packaged(site, name, **said, **{"helper.py": "# edited"}) == before
+    assert packaged(site, name, **{"__init__.py": "__version__ = '2'"}) != before
+
+
+@pytest.mark.slow
+def test_another_process_finds_the_same() -> None:
+    """Also with other hashes of texts: no fingerprint knows an address or an order of chance."""
+    code = (
+        "from tests.evaluate.test_identity import CHANGES, identify, made\n"
+        "for what, change in CHANGES.items():\n"
+        "    net = made(); change(net); print(what, identify(net))"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(told) == 1
+    assert len(told.pop().splitlines()) == len(CHANGES)

@@ -316,6 +316,14 @@ def test_a_compiled_network_is_refused() -> None:
             attach(net, at="0.layer3", classes=4)
 
 
+def test_torchscript_is_refused() -> None:
+    """No hook can be set in it, wherever it is."""
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    for net, layer in ((scripted, "0"), (nn.Sequential(scripted), "0.0")):
+        with pytest.raises(InputError, match="what was scripted or traced"):
+            attach(net, at=layer, classes=4)
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str | list[str], str]] = {
     "misspelt": (Unusual, "stm", 'Unknown layer "stm"; did you mean "stem"\\? Known: stem, pair, twice'),
     "the net itself": (Unusual, "", 'Unknown layer ""'),

@@ -48,10 +48,23 @@ def _check_radius(norm: str, eps: float, largest: float) -> None:
         )
 
 
+_AT_ONCE: Final = 2**22
+"""Numbers that are summed in float64 at once, since torch copies them for that: 32 MiB, whatever the batch."""
+
+
+def euclidean(v: Images) -> PerSample:
+    """Return the Euclidean norm of each sample, of its own type but summed in float64.
+
+    In float32 that of a megapixel would be off in the fifth digit, and an image on its ball's surface seem outside.
+    """
+    parts = torch.split(v, max(1, _AT_ONCE // max(1, v[:1].numel())))
+    norms = [torch.linalg.vector_norm(part, dim=(1, 2, 3), dtype=torch.float64) for part in parts]
+    return torch.cat(norms).to(v.dtype)
+
+
 def _norms(v: Images) -> Tensor:
-    """Return the Euclidean norm of each sample, [B, 1, 1, 1], never 0."""
-    norms: Tensor = torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True)
-    return norms.clamp_min(torch.finfo(v.dtype).tiny)
+    """Return the same as [B, 1, 1, 1], never 0."""
+    return euclidean(v)[:, None, None, None].clamp_min(torch.finfo(v.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -136,8 +149,7 @@ class L2:
 
     def distance(self, x_adv: Images, x: Images) -> PerSample:
         """Return ‖x_adv − x‖₂ of each sample."""
-        distances: Tensor = torch.linalg.vector_norm((x_adv - x).float(), dim=(1, 2, 3))
-        return distances
+        return euclidean(x_adv - x).float()
 
 
 BALLS: Final[dict[str, type[Linf] | type[L2]]] = {"linf": Linf, "l2": L2}

@@ -1,5 +1,6 @@
 """How an attack sees a model: logits and gradients with respect to pixels, nothing else."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,24 @@ from fsrobust.types import Flags, Images, InputError, Labels, Logits, PerSample
 Query = Callable[[Images], Tensor]
 Rows = Int[Tensor, " B"]
 """Which samples of the batch at the gate a smaller batch holds."""
+
+
+def as_input(model: Query, x: Images) -> Images:
+    """Return images as a model is to be given them: a copy that it may write to, in float64 if its weights are.
+
+    A network that normalises in place would else change an attack's own images; where a gradient is wanted, torch
+    would refuse. Beside any network's pass a copy of the images is nothing.
+    """
+    return x.to(torch.float64 if is_double(model) else x.dtype, copy=True)
+
+
+def is_double(model: Query) -> bool:
+    """Return whether a network's numbers, if it has any, are in float64."""
+    if not isinstance(model, nn.Module):
+        return False
+    numbers = itertools.chain(model.parameters(), model.buffers())
+    first = next((number for number in numbers if number.is_floating_point()), None)
+    return first is not None and first.dtype == torch.float64
 
 
 @runtime_checkable
@@ -146,7 +165,7 @@ class Probe:
 
     def _ask(self, model: Query, x: Images) -> Logits:
         self.counts.forwards += len(x)
-        output: object = model(x)
+        output: object = model(as_input(model, x))
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x):
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise InputError(f"Expected logits of shape [{len(x)}, K] from the model, but got {shape}")
@@ -172,7 +191,8 @@ def _mean(answers: list[Logits]) -> Logits:
 @contextmanager
 def under_attack(model: nn.Module) -> Iterator[None]:
     """Put ``model`` in eval mode with frozen parameters, gradients allowed; restore all of it after."""
-    modes = [(module, module.training) for module in model.modules()]
+    # a frozen TorchScript module has no mode
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     trainable = [p for p in model.parameters() if p.requires_grad]
     model.eval()
     for p in trainable:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fsrobust.attacks.compiled import compiled_or_eager, first_line
 from fsrobust.attacks.folding import Folded, fold, foldable
+from fsrobust.attacks.probe import as_input, is_double
 from fsrobust.types import Images
 
 _MULTIPLYING: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -63,6 +64,7 @@ class FrozenView:
         self.notes: list[str] = []
         self.folded: list[Folded] = []
         self._copy: nn.Module | None = None
+        self._wide = False
         self._copied: list[tuple[Tensor, Tensor]] = []
         self._ask: Callable[[Images], Tensor] = self._query
         if compiled:
@@ -71,7 +73,8 @@ class FrozenView:
     def __call__(self, x: Images) -> Tensor:
         """Return logits, of ``dtype`` or wider."""
         if self._copy is None:
-            self._copy = self._make(x[:2].detach())
+            self._wide = is_double(self.model)
+            self._copy = self._make(as_input(self.model, x[:2].detach()))
         return self._ask(x)
 
     def refresh(self) -> None:
@@ -84,6 +87,7 @@ class FrozenView:
 
     def _query(self, x: Images) -> Tensor:
         assert self._copy is not None
+        x = x.double() if self._wide else x
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             logits: Tensor = self._copy(x.contiguous(memory_format=torch.channels_last))
         return logits
@@ -145,7 +149,7 @@ class _WideLinear(nn.Linear):
 def _heads(model: nn.Module, example: Images) -> list[nn.Module]:
     """Return the plain linear layers that give as many numbers as there are logits: the last one, or heads of a sum."""
     with torch.no_grad():
-        classes = model(example).shape[1]
+        classes = model(example.clone()).shape[1]
     return [layer for layer in model.modules() if type(layer) is nn.Linear and layer.out_features == classes]
 
 

@@ -1,5 +1,6 @@
 """What a search has shown so far: for each sample the image that fooled by the widest margin, if any did."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +13,8 @@ from fsrobust.types import Flags, Images, InputError, Labels, Logits, PerSample
 
 SLACK: Final = 1e-6
 """A few float32 roundings at pixel scale: what an image may be outside its ball by."""
+_ROUNDING: Final = 2.0**-25
+"""What float32 moves a pixel in [0, 1] by, at most, when it is stored."""
 
 
 @dataclass(eq=False)
@@ -83,8 +86,12 @@ class Witness:
 
 
 def in_ball(ball: Ball, x_adv: Images, x: Images) -> Flags:
-    """Return which images are in the ball around ``x``, float32's roundings aside."""
-    return ball.distance(x_adv, x) <= ball.eps * (1 + SLACK) + SLACK
+    """Return which images are in the ball around ``x``, float32's roundings aside.
+
+    Those of a flat image may all go one way: along its diagonal, which in L2 is as long as the root of the pixels.
+    """
+    diagonal = math.sqrt(x[:1].numel()) if ball.norm == "l2" else 1.0
+    return ball.distance(x_adv, x) <= ball.eps * (1 + SLACK) + SLACK + _ROUNDING * diagonal
 
 
 def in_range(x: Images) -> Flags:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from fsrobust.seeding import LARGEST_SEED
 from fsrobust.types import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,14 @@ ImageSize = Annotated[
     typer.Option(help="Resize a folder's images to squares of so many pixels; a run keeps its own."),
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …; the first GPU if there is one.")]
-Seed = Annotated[int, typer.Option(help="What all noise and the choice of samples depend on.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=-LARGEST_SEED,
+        max=LARGEST_SEED,
+        help="What all noise and the choice of samples depend on: a whole number, below 2^63.",
+    ),
+]
 Target = Annotated[str, typer.Argument(help="A run directory, a weights file, or pkg.module:factory.")]
 Checkpoint = Annotated[str, typer.Option(help="Of a run: last or best.")]
 Norm = Annotated[str | None, typer.Option(help="linf or l2; the run's own by default, else linf.")]

@@ -16,7 +16,7 @@ def reproduce(
         str, typer.Option(help="full: the paper's size; small: CPU minutes a row; smoke: seconds.")
     ] = "full",
     rows: Annotated[str | None, typer.Option(help="Some rows, as at,at+fsr; all by default.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs per row, with seeds 0, 1, …")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per row, with seeds 0, 1, …")] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and its cost, and stop.")
     ] = False,

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fsrobust.attacks.probe import under_attack
+from fsrobust.attacks.probe import as_input, under_attack
 from fsrobust.plugin import FSR, Guarded, insertion_points, parts_of
 from fsrobust.types import Images
 
@@ -25,7 +25,7 @@ def mask_pictures(model: nn.Module, x: Images, x_adv: Images) -> Mapping[str, ND
     if not insertion_points(model):
         return None
     with under_attack(model), torch.no_grad():
-        clean, attacked = parts_of(model, x).mask[-1], parts_of(model, x_adv).mask[-1]
+        clean, attacked = (parts_of(model, as_input(model, images)).mask[-1] for images in (x, x_adv))
     histogram = [np.histogram(m.cpu().numpy(), bins=BINS, range=(0, 1))[0] for m in (clean, attacked)]
     return {
         "natural": clean.mean(1).cpu().numpy(),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fsrobust.attacks import APGD, FAB, Attack, Ball, Cascade, NAttack, Square, perturb, search
 from fsrobust.attacks.base import draws_of
-from fsrobust.attacks.probe import Query, under_attack
+from fsrobust.attacks.probe import Query, as_input, under_attack
 from fsrobust.attacks.view import View
 from fsrobust.evaluate.adaptive import Surrogates
 from fsrobust.evaluate.engine import evaluate, predict_all
@@ -135,10 +135,10 @@ def price_of(model: nn.Module, x: Images, y: Labels, ball: Ball, precision: Prec
     gradient = (seconds / n - _VERDICTS * verdict) / _GRADIENTS
     view = choose_precision(model, x[:PILOTS], y[:PILOTS], precision).view
     with under_attack(model), torch.no_grad():
-        classes = int(model(x[:1].clone()).shape[1])
+        classes = int(model(as_input(model, x[:1])).shape[1])
         if view is not None:
-            view(x)
-        scores = verdict if view is None else mean_seconds(lambda: view(x), device, share=0.1) / n
+            view(x.clone())
+        scores = verdict if view is None else mean_seconds(lambda: view(x.clone()), device, share=0.1) / n
     return Price(verdict, scores, max(gradient, verdict), classes, right, stands, view)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fsrobust.attacks import Attack
 from fsrobust.attacks.compiled import first_line, is_out_of_memory
 from fsrobust.attacks.losses import margin
-from fsrobust.attacks.probe import Probe, ieee_fp32, under_attack
+from fsrobust.attacks.probe import Probe, as_input, ieee_fp32, under_attack
 from fsrobust.attacks.view import FrozenView, View, multiplies_bf16
 from fsrobust.data.memory import free_memory
 from fsrobust.types import Images, InputError, Labels
@@ -173,7 +173,12 @@ def in_batches(
 
 
 def pass_bytes(model: nn.Module, x: Images) -> int:
-    """Return how many bytes the layers of a model put out in one forward pass of these images."""
+    """Return how many bytes the layers of a model put out in one forward pass of these images.
+
+    TorchScript lets nobody look at its layers: there it is what they keep for the way back.
+    """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return _kept_bytes(model, x)
     sizes: list[int] = []
 
     def count(_module: nn.Module, _inputs: object, output: object) -> None:
@@ -183,8 +188,20 @@ def pass_bytes(model: nn.Module, x: Images) -> int:
     handles = [module.register_forward_hook(count) for module in model.modules()]
     try:
         with under_attack(model), torch.no_grad():
-            model(x.clone())
+            model(as_input(model, x))
     finally:
         for handle in handles:
             handle.remove()
     return sum(sizes) + x.numel() * x.element_size()
+
+
+def _kept_bytes(model: nn.Module, x: Images) -> int:
+    sizes: dict[int, int] = {}
+
+    def pack(kept: Tensor) -> Tensor:
+        sizes[kept.data_ptr()] = kept.numel() * kept.element_size()
+        return kept
+
+    with under_attack(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept):
+        model(as_input(model, x.detach().requires_grad_(True)))
+    return sum(sizes.values()) + x.numel() * x.element_size()

@@ -16,14 +16,14 @@ from fsrobust.data.batches import pixels
 from fsrobust.evaluate.adaptive import Surrogates, find_attack
 from fsrobust.evaluate.contents import accuracies, adversarial, gallery, rounded, verdicts
 from fsrobust.evaluate.curves import eps_curve
-from fsrobust.evaluate.diagnose import SIGNS, diagnose
+from fsrobust.evaluate.diagnose import diagnose
 from fsrobust.evaluate.engine import AttackResult, Progress, predict_all, run_attack
-from fsrobust.evaluate.evidence import QUERIES
 from fsrobust.evaluate.kept import GALLERY, IMAGES, RECORD, set_aside
 from fsrobust.evaluate.masks import mask_pictures
 from fsrobust.evaluate.naming import common_draws, description, label, lacks, record_folder, record_key, rival
 from fsrobust.evaluate.notes import Notes
 from fsrobust.evaluate.outcome import Outcome
+from fsrobust.evaluate.reuse import curve_key, diagnosis_key, withdraw_stale
 from fsrobust.evaluate.searching import PILOTS, Say, choose_precision, silent
 from fsrobust.evaluate.shards import Shard, read_parts, remove_parts, write_part
 from fsrobust.evaluate.stopping import Stop, never
@@ -56,6 +56,8 @@ def carry_out(  # noqa: PLR0913 - a study, and who is told
     work = _Work(study, batch, progress, say, images=images, draws=draws, stop=stop)
     with locked(study.folder):
         set_aside(study.folder, work.say)
+        keys = [*(record_key(study, name) for name in attacks), curve_key(study, curve_samples)]
+        withdraw_stale(study, keys, work.clean, work.say)
         for name in attacks:
             work.attack(name)
         if curve_samples:
@@ -83,6 +85,7 @@ def carry_out_diagnosis(
     work = _Work(study, batch, progress, say, stop=stop)
     with locked(study.folder):
         set_aside(study.folder, work.say)
+        withdraw_stale(study, [diagnosis_key(study, len(study.data))], work.clean, work.say)
         return work.diagnose(len(study.data))
 
 
@@ -151,6 +154,15 @@ class _Work:
     def predict(self, x: Images) -> NDArray[np.int64]:
         """Return the classes predicted for images, by as many draws of a random model as the attacks take."""
         return predict_all(self.model, x, batch=self.batch, draws=self.draws, seed=self.study.seed)
+
+    def clean(self, seed: int) -> NDArray[np.int64]:
+        """Return the same by the draws of a seed, for a random model."""
+        x, mine = pixels(self.data.images), seed == self.study.seed
+        return (
+            self.natural
+            if mine
+            else predict_all(self.model, x, batch=self.batch, draws=self.draws, seed=seed)
+        )
 
     def run(self, name: str, shard: Shard) -> AttackResult:
         """Run an attack on a shard of the samples, or the rest of one that was killed."""
@@ -221,7 +233,7 @@ class _Work:
 
     def curve(self, n: int) -> None:
         """Write the record of accuracy against eps on the first ``n`` samples, unless there is one."""
-        key = self.study.key("curve", {"samples": n})
+        key = curve_key(self.study, n)
         if self.study.has(key):
             remove_parts(self.study.path(key))  # as above
             self.say("accuracy against eps: already on record")
@@ -248,8 +260,7 @@ class _Work:
 
     def diagnose(self, n: int) -> dict[str, Any]:
         """Write the record of the signs of masked gradients on the first ``n`` samples, unless there is one."""
-        looked_for = {name: look.threshold for name, look in SIGNS.items()}
-        key = self.study.key("diagnosis", {"samples": n, "signs": looked_for, "queries": QUERIES})
+        key = diagnosis_key(self.study, n)
         if self.study.has(key):
             remove_parts(self.study.path(key))  # as above
             self.say("signs of masked gradients: already on record")

@@ -120,7 +120,8 @@ def attach(  # noqa: PLR0913 - a network, places, and what a plug-in can be
 
     Raises:
         InputError: no such layer (the message lists those there are), a layer that does not yield one NCHW
-            tensor in a forward pass, a network that cannot be copied or run on the example, or a compiled one.
+            tensor in a forward pass, a network that cannot be copied or run on the
+            example, or a compiled or scripted one.
     """
     names = (at,) if isinstance(at, str) else tuple(at)
     make = functools.partial(FSR, classes=classes, tau=tau, init=init, mask=mask, separation=separation)
@@ -128,6 +129,10 @@ def attach(  # noqa: PLR0913 - a network, places, and what a plug-in can be
         raise InputError(
             "Expected a network that is not compiled, since compiled code would go on without the plug-in; "
             "attach to what was given to torch.compile, and compile the result"
+        )
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise InputError(
+            "Expected a network in Python, but TorchScript takes no plug-in; attach to what was scripted or traced"
         )
     try:
         copied = copy.deepcopy(net)

@@ -221,14 +221,13 @@ def _rival(text: str, test: Source, device: torch.device) -> Subject:
 
 def _check_fit(subject: Subject, data: Source) -> None:
     config = config_of(subject.model)
-    if config is None:
-        shape = (data.channels, *data.image_size)
-        check_answers(subject.model, shape, data.classes, who=subject.source, where=data.name)
-    elif (config.channels, config.classes) != (data.channels, data.classes):
+    if config is not None and (config.channels, config.classes) != (data.channels, data.classes):
         raise InputError(
             f"{data.name} has {data.channels} channels and {data.classes} classes, but the model has "
             f"{config.channels} and {config.classes}"
         )
+    shape = (data.channels, *data.image_size)
+    check_answers(subject.model, shape, data.classes, who=subject.source, where=data.name)
 
 
 def _check_names(target: Target, data: Source) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fsrobust.attacks.compiled import first_line
+from fsrobust.attacks.probe import as_input, under_attack
 from fsrobust.models import ModelConfig
 from fsrobust.plugin import Guarded, attach, config_of
 from fsrobust.records import read_config
@@ -157,8 +158,8 @@ def check_answers(model: nn.Module, shape: tuple[int, ...], classes: int, *, who
     """
     weight = next(model.parameters(), torch.zeros(()))
     try:
-        with torch.no_grad():
-            logits: object = model.eval()(torch.zeros(1, *shape).to(weight))
+        with under_attack(model), torch.no_grad():
+            logits: object = model(as_input(model, torch.zeros(1, *shape, device=weight.device)))
     except Exception as error:  # whatever a foreign network does with images it was not made for
         raise InputError(
             f"Expected {who} to run on images of {where}, of shape {list(shape)}, "

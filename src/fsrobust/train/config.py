@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from fsrobust.attacks import describe_ball
 from fsrobust.data import Source
 from fsrobust.records import read_json
+from fsrobust.seeding import check_seed
 from fsrobust.train.objectives import Objective
 from fsrobust.types import InputError
 
@@ -76,6 +77,7 @@ class TrainConfig:
         for name in ("momentum", "ema_decay", "swa_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"Expected train.{name} in [0, 1), but got {getattr(self, name)}")
+        check_seed("train.seed", self.seed)
         if not 0 < self.host_lr <= 1:
             raise InputError(f"Expected train.host_lr above 0 and at most 1, but got {self.host_lr}")
 
