@@ -43,12 +43,10 @@ def override(run: Run, settings: Iterable[str]) -> Run:
         _refuse_norm_alone(before, run, settings)
         run.evaluation.make()  # said now, not when the run is evaluated
     changes = _changes(before, run, settings)
-    departed = depart(run, changes.values())
-    return (
-        run
-        if not changes
-        else replace(departed, published=run.published if set(changes) == {"train.train_on"} else None)
-    )
+    if not changes:
+        return run
+    still_told_of = set(changes) == {"train.train_on"}
+    return replace(depart(run, changes.values()), published=run.published if still_told_of else None)
 
 
 def depart(run: Run, changes: Iterable[str]) -> Run:
