@@ -279,6 +279,8 @@ def test_shards_end_with_the_process_that_started_them(
 @pytest.mark.skipif(not LINUX, reason="finds processes as Linux names them")
 def test_interrupted_shards_say_nothing(trained: Path, tmp_path: Path) -> None:
     """Ctrl-C reaches all processes of a terminal, also those that are still importing: no traceback."""
+    # a shell's background job ignores it, and so its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(trained, tmp_path / "out")
     while len(shards := shards_of(process)) < 2:
         assert process.poll() is None
