@@ -3,13 +3,13 @@
 import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from fsrobust.attacks import format_eps
+from fsrobust.attacks.balls import meant_in
 from fsrobust.config import Run
 from fsrobust.types import InputError, unknown_name
 
@@ -32,17 +32,18 @@ def override(run: Run, settings: Iterable[str]) -> Run:
         InputError: no such key (the nearest is named), or a value of the wrong kind.
     """
     before = run
-    settings = list(settings)
+    named: dict[str, str] = {}
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f'Expected a setting as KEY=VALUE, but got "{setting}"')
+        named[path.strip()] = text.strip()
         run = _replace(run, path.strip(), path.strip().split("."), text.strip())
-    if settings:
-        run = _follow(before, run, settings)
-        _refuse_norm_alone(before, run, settings)
+    if named:
+        run = _follow(before, run, named)
+        _refuse_norm_alone(before, run, named)
         run.evaluation.make()  # said now, not when the run is evaluated
-    changes = _changes(before, run, settings)
+    changes = _changes(before, run, named)
     if not changes:
         return run
     still_told_of = set(changes) == {"train.train_on"}
@@ -56,12 +57,11 @@ def depart(run: Run, changes: Iterable[str]) -> Run:
     return replace(run, title=joined if named else run.title, published=None)
 
 
-def _changes(before: Run, run: Run, settings: Iterable[str]) -> dict[str, str]:
+def _changes(before: Run, run: Run, named: Mapping[str, str]) -> dict[str, str]:
     """Return the last setting of each key whose value, of more than the seed, is another than before."""
-    last = {path.strip(): text.strip() for path, _, text in (setting.partition("=") for setting in settings)}
     return {
         path: f"{path}={text}"
-        for path, text in last.items()
+        for path, text in named.items()
         if path != "train.seed" and _at(before, path) != _at(run, path)
     }
 
@@ -70,21 +70,18 @@ def _at(run: Run, path: str) -> object:
     return functools.reduce(getattr, path.split("."), run)
 
 
-def _refuse_norm_alone(before: Run, run: Run, settings: Iterable[str]) -> None:
+def _refuse_norm_alone(before: Run, run: Run, named: Collection[str]) -> None:
     """Refuse another norm with the radius that was meant in the one before."""
-    named = {setting.partition("=")[0].strip() for setting in settings}
     for part in ("objective", "evaluation"):
         then, now = getattr(before, part), getattr(run, part)
         if now.norm != then.norm and f"{part}.eps" not in named and now.eps == then.eps:
             raise InputError(
-                f"Expected {part}.eps with {part}.norm={now.norm}: a radius of {format_eps(now.eps)} is meant in "
-                f"{then.norm}, and says nothing in another norm"
+                f"Expected {part}.eps with {part}.norm={now.norm}: {meant_in(then.norm, then.eps)}"
             )
 
 
-def _follow(before: Run, run: Run, settings: Iterable[str]) -> Run:
+def _follow(before: Run, run: Run, named: Collection[str]) -> Run:
     """Evaluate in the ball that is trained for, where the recipe does and the settings name the latter alone."""
-    named = {setting.partition("=")[0].strip() for setting in settings}
     trained, judged = before.objective, before.evaluation
     for part in ("norm", "eps"):
         meant = getattr(trained, part) == getattr(judged, part) and trained.name != "natural"

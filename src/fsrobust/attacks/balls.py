@@ -175,6 +175,15 @@ def describe_ball(ball: Ball) -> dict[str, object]:
     return {"norm": ball.norm, "eps": format_eps(ball.eps)}
 
 
+def meant_in(norm: str, eps: float) -> str:
+    """Return why a radius is not taken over into another norm.
+
+    >>> meant_in("linf", 8 / 255)
+    'a radius of 8/255 is meant in linf, and says nothing in another norm'
+    """
+    return f"a radius of {format_eps(eps)} is meant in {norm}, and says nothing in another norm"
+
+
 def format_eps(eps: float) -> str:
     """Return "8/255" for 8/255, and a plain number for what is no multiple of 0.1/255.
 

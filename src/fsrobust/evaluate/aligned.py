@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsrobust.attacks import SUITES
-from fsrobust.evaluate.outcome import Bits, Outcome, base_name
+from fsrobust.evaluate.joined import base_name
+from fsrobust.evaluate.outcome import Bits, Outcome
 from fsrobust.types import InputError
 
 Count = Literal["paper", "strict"]

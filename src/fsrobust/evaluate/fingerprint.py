@@ -46,9 +46,8 @@ class Fingerprints:
 
     def __init__(self, model: nn.Module | None = None) -> None:
         self._names = {id(part): name for name, part in model.named_modules()} if model is not None else {}
-        self._made: dict[
-            object, tuple[object, bytes]
-        ] = {}  # values are kept, or their ids would be used again
+        # values are kept, or their ids would be used again
+        self._made: dict[object, tuple[object, bytes]] = {}
         self._sources = Sources()
 
     def of(self, value: object, depth: int = 0) -> bytes:
@@ -89,10 +88,8 @@ class Fingerprints:
         if isinstance(module, torch.fx.GraphModule):  # its graph holds objects of the tracer's
             values = {key: value for key, value in values.items() if isinstance(value, (*_PLAIN, Tensor))}
             values["code"] = module.code
-        if type(module).__module__.startswith(
-            "torch._"
-        ):  # a compiled network: what it compiled is a part of it
-            values = {}
+        if type(module).__module__.startswith("torch._"):
+            values = {}  # of a compiled network: what it compiled is a part of it
         unsaved = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
         return {key: self.of(value, depth) for key, value in {**values, **unsaved}.items()}
 
@@ -180,9 +177,8 @@ class Fingerprints:
     def _function(self, function: FunctionType, depth: int) -> Iterator[bytes]:
         """Yield a function's name, files and bytecode, and the values that it has, closes over and names."""
         yield function.__qualname__.encode()
-        if function.__code__.co_filename.startswith(
-            "<@beartype"
-        ):  # what it checks with has names of this process
+        if function.__code__.co_filename.startswith("<@beartype"):
+            # what it checks with has names of this process
             yield self.of(vars(function).get("__wrapped__"), depth)
             return
         if is_known(function):

@@ -16,6 +16,15 @@ class _Column(NamedTuple):
         return f"{self.name} ({', '.join(self.traits)})" if self.traits else self.name
 
 
+def base_name(column: str) -> str:
+    """Return whose column this is: an attack that has several records has several, told apart in brackets.
+
+    >>> base_name("pgd20 (bf16 search)"), base_name("pgd20")
+    ('pgd20', 'pgd20')
+    """
+    return column.partition(" (")[0]
+
+
 def by_column(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return attack records, oldest first, by the name of their column.
 

@@ -6,19 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fsrobust.evaluate.joined import base_name
 from fsrobust.evaluate.stats import Interval, wilson
 from fsrobust.types import InputError, unknown_name
 
 Bits = NDArray[np.bool_]
-
-
-def base_name(column: str) -> str:
-    """Return whose column this is: an attack that has several records has several, told apart in brackets.
-
-    >>> base_name("pgd20 (bf16 search)"), base_name("pgd20")
-    ('pgd20', 'pgd20')
-    """
-    return column.partition(" (")[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ A key knows a network by its weights, its code and its settings. What a network 
 environment, no key knows. A pass over the clean images does, mostly, and costs next to nothing.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -49,13 +50,15 @@ def withdraw_stale(
         return
     labels = study.data.labels.cpu().numpy()
     now: Bits = predict(study.seed) == labels
+
+    @functools.cache
+    def unsteady() -> int:
+        return int(((predict(derive(study.seed, "again")) == labels) != now).sum())
+
     for key in there:
         changed = _changed(study, key, now)
-        if not _is_beyond(changed, len(now)):
-            continue
-        if changed <= _SPREAD * int(
-            ((predict(derive(study.seed, "again")) == labels) != now).sum()
-        ):  # it draws, and tells nothing
+        # what a network that draws differs by from itself tells nothing
+        if not _is_beyond(changed, len(now)) or changed <= _SPREAD * unsteady():
             continue
         name = read_record(study.path(key) / RECORD)["name"]
         place = move_aside(study.path(key), study.folder / "eval" / "stale")

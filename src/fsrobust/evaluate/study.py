@@ -148,21 +148,17 @@ class _Work:
 
     @functools.cached_property
     def natural(self) -> NDArray[np.int64]:
-        """The classes predicted for clean images: once, and only if some attack has to run."""
+        """The classes predicted for clean images: once, whether an attack is to run or a record to be used again."""
         return self.predict(pixels(self.data.images))
 
-    def predict(self, x: Images) -> NDArray[np.int64]:
+    def predict(self, x: Images, seed: int | None = None) -> NDArray[np.int64]:
         """Return the classes predicted for images, by as many draws of a random model as the attacks take."""
-        return predict_all(self.model, x, batch=self.batch, draws=self.draws, seed=self.study.seed)
+        seed = self.study.seed if seed is None else seed
+        return predict_all(self.model, x, batch=self.batch, draws=self.draws, seed=seed)
 
     def clean(self, seed: int) -> NDArray[np.int64]:
-        """Return the same by the draws of a seed, for a random model."""
-        x, mine = pixels(self.data.images), seed == self.study.seed
-        return (
-            self.natural
-            if mine
-            else predict_all(self.model, x, batch=self.batch, draws=self.draws, seed=seed)
-        )
+        """Return those predicted for clean images by the draws of a seed."""
+        return self.natural if seed == self.study.seed else self.predict(pixels(self.data.images), seed)
 
     def run(self, name: str, shard: Shard) -> AttackResult:
         """Run an attack on a shard of the samples, or the rest of one that was killed."""

@@ -8,17 +8,15 @@ from fsrobust.recipes.cell import trained_on
 from fsrobust.recipes.plan import Cell
 from fsrobust.recipes.row import DRAW
 from fsrobust.recipes.table import attack_records, configuration, planned
-from fsrobust.report.portions import WITHHELD
+from fsrobust.report.portions import in_words
 from fsrobust.types import InputError
 
 
 def announce(cell: Cell, train: Dataset, test: Dataset) -> list[str]:
     """Return what to know of the data before anything is made: that they are not the whole, and what that means."""
     found = portion(train.name, classes=train.classes, train=len(train), test=len(test))
-    if found is None or found.remark is None:
-        return []
-    withheld = cell.run.published is not None and not found.comparable
-    return [f"{found.remark} {WITHHELD}" if withheld else found.remark]
+    said = in_words(found, published=cell.run.published is not None)
+    return [] if said is None else [said]
 
 
 def refuse_other_data(cells: Sequence[Cell], train: Dataset, test: Dataset) -> None:

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fsrobust.attacks import Ball, format_eps, make_ball
-from fsrobust.attacks.balls import BALLS
+from fsrobust.attacks import Ball, make_ball
+from fsrobust.attacks.balls import BALLS, meant_in
 from fsrobust.config import Run, parse_fraction
 from fsrobust.data import Source, draw, open_dataset, portion
 from fsrobust.data.batches import pixels
@@ -190,10 +190,7 @@ def plan_study(  # noqa: PLR0913 - what evaluate can be told
 def _ball(known: Ball, norm: str | None, eps: str | None) -> Ball:
     """Return the ball that is asked for; what is not said is as in the known one."""
     if norm in BALLS and norm != known.norm and eps is None:
-        raise InputError(
-            f"Expected --eps with --norm {norm}: a radius of {format_eps(known.eps)} is meant in {known.norm}, and "
-            "says nothing in another norm"
-        )
+        raise InputError(f"Expected --eps with --norm {norm}: {meant_in(known.norm, known.eps)}")
     return make_ball(norm or known.norm, parse_fraction(eps) if eps is not None else known.eps)
 
 

@@ -36,7 +36,8 @@ def make_cells(
     todo = [cell for cell in cells if cell.state != "done"]
     if not todo and place.root is None:  # a finished table needs no data, but to be held against those named
         return []
-    data = _training_data([*cells, *beside], place, watcher)
+    every = {cell.folder: cell for cell in (*cells, *beside)}
+    data = _training_data(list(every.values()), place, watcher)
     if not todo:
         return []
     if cluster is not None:

@@ -25,11 +25,14 @@ def portion_of(record: Record, config: Record | None, *, drawn: int | None = Non
 
 def remark(record: Record, config: Record | None) -> str | None:
     """Return a sentence on what an evaluation's data lack of the official ones, None where they lack nothing."""
-    found = portion_of(record, config)
+    return in_words(portion_of(record, config), published=bool((config or {}).get("published")))
+
+
+def in_words(found: Portion | None, *, published: bool) -> str | None:
+    """Return a sentence on what data lack, and that numbers were ``published`` but not of such; None if nothing."""
     if found is None or found.remark is None:
         return None
-    withheld = (config or {}).get("published") and not found.comparable
-    return f"{found.remark} {WITHHELD}" if withheld else found.remark
+    return f"{found.remark} {WITHHELD}" if published and not found.comparable else found.remark
 
 
 def before(config: Record) -> int | None:

@@ -9,7 +9,8 @@ import numpy as np
 from fsrobust.attacks import SCORE_BASED
 from fsrobust.evaluate import Interval, Outcome, wilson
 from fsrobust.evaluate.adaptive import ADAPTIVE
-from fsrobust.evaluate.outcome import Bits, base_name
+from fsrobust.evaluate.joined import base_name
+from fsrobust.evaluate.outcome import Bits
 from fsrobust.evaluate.stats import Paired, holm, primary
 from fsrobust.report import words
 from fsrobust.report.entries import Entry, comparable

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fsrobust.attacks import ATTACKS, SUITES
 from fsrobust.evaluate import Interval, Outcome, wilson
-from fsrobust.evaluate.outcome import base_name
+from fsrobust.evaluate.joined import base_name
 from fsrobust.types import InputError
 
 TITLES: Final = {
