@@ -189,6 +189,7 @@ def test_no_module_of_a_folder_stands_in_for_a_library(trained: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_network_is_evaluated_where_one_stands(tmp_path: Path) -> None:
     """A module of the working directory is found for --init, and again for the run that came of it."""
     (tmp_path / "mine.py").write_text(

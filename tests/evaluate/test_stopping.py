@@ -61,6 +61,7 @@ def after(batches: int) -> Stop:
     return stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "stops"),
     [(evaluated, 15), (transferred, 1), (diagnosed, 10)],

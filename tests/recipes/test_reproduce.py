@@ -63,6 +63,7 @@ def test_rows_run_are_kept_and_printed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "by what its finished epochs and attacks took" in budget["remarks"][0]
 
 
+@pytest.mark.slow
 def test_records_of_other_weights_are_in_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Somebody has put other weights into a cell: what to do is said, and helps."""
     arguments = ("S5", "--rows", "mispredicted")
@@ -86,9 +87,9 @@ def test_records_of_other_weights_are_in_no_table(tmp_path: Path, capsys: pytest
     [
         pytest.param("S3", "at+fsr", marks=pytest.mark.slow),
         ("S4", "block3"),
-        ("S6", "binary"),
-        ("S7", "random"),
-        ("main-svhn", "trades"),
+        pytest.param("S6", "binary", marks=pytest.mark.slow),
+        pytest.param("S7", "random", marks=pytest.mark.slow),
+        pytest.param("main-svhn", "trades", marks=pytest.mark.slow),
     ],
 )
 def test_a_row_of_each_kind_runs(tmp_path: Path, name: str, row: str) -> None:
@@ -195,6 +196,7 @@ def test_a_small_row_of_larger_images_has_fewer_of_them(tmp_path: Path) -> None:
     assert row.images == 128
 
 
+@pytest.mark.slow
 def test_autoattack_is_made_up_for_when_it_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -275,6 +277,7 @@ def test_all_that_failed_is_said_at_the_end(
     assert "No row is finished yet" in printed.out
 
 
+@pytest.mark.slow
 def test_the_table_has_all_that_is_done_whoever_asked_for_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,6 +318,7 @@ def test_a_cell_is_marked_as_done_whole_or_not_at_all(
     assert read_json(cell.folder / "done")["attacks"] == list(cell.attacks)
 
 
+@pytest.mark.slow
 def test_out_of_time_the_plan_stops_and_the_same_command_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
